@@ -375,10 +375,7 @@ _PROMPT_ARGUMENT = Field("prompt", "prompt", _PROMPT, "The prompt.", default=REQ
 _BOT = Field("bot_type", "botType", _BOT_TYPE, "The bot; the provider's default if not given.", option="bot")
 _REPAINTED = Field("mask", MASK, _MASK, "Where to repaint: white is repainted, black is kept.")
 _FILTER = Field(
-    "account_filter",
-    "accountFilter",
-    _ACCOUNT_FILTER,
-    f"The provider's accountFilter: {', '.join(_FILTER_KEYS)}.",
+    "account_filter", "accountFilter", _ACCOUNT_FILTER, f"The provider's accountFilter: {', '.join(_FILTER_KEYS)}."
 )
 
 
@@ -393,14 +390,7 @@ KINDS: Mapping[str, Kind] = {
         fields=(
             _PROMPT_ARGUMENT,
             _BOT,
-            Field(
-                "pictures",
-                LIST,
-                _pictures(0),
-                "At most 5 reference pictures.",
-                default=(),
-                option="picture",
-            ),
+            Field("pictures", LIST, _pictures(0), "At most 5 reference pictures.", default=(), option="picture"),
             _FILTER,
         ),
     ),
@@ -422,12 +412,7 @@ KINDS: Mapping[str, Kind] = {
         fields=(
             _source("source", "base64", "link", "The picture.", option="picture"),
             _BOT,
-            Field(
-                "language",
-                "language",
-                _LANGUAGE,
-                "Language of the texts, like `en`, where the provider knows it.",
-            ),
+            Field("language", "language", _LANGUAGE, "Language of the texts, like `en`, where the provider knows it."),
             _FILTER,
         ),
     ),

@@ -153,13 +153,7 @@ class TaskHandle:
         runtime = self._runtime()
         options = to_options({"labels": labels, "to": to, "auto": auto, "reply_to": reply_to})
         row = await runtime.submissions.follow_up(
-            await self.status(),
-            button,
-            options,
-            again=again,
-            prompt=prompt,
-            mask=mask,
-            account_filter=account_filter,
+            await self.status(), button, options, again=again, prompt=prompt, mask=mask, account_filter=account_filter
         )
         return TaskHandle(self._runtime, await runtime.submissions.send_or_keep(row.id))
 

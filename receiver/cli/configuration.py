@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Annotated
 
@@ -16,7 +16,7 @@ from receiver.app.factory import route_of
 from receiver.app.test_delivery import find_destination, try_destination
 from receiver.cli import group
 from receiver.cli.options import AsJSON, duration, optional, read_file
-from receiver.cli.output import Table, ago, at, note, one_line, out, print_json, print_list, print_table, say, when
+from receiver.cli.output import ago, at, note, one_line, out, print_json, print_list, print_table, say, when
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import MAX_PAUSE_SECONDS, DestinationRecord
@@ -57,19 +57,18 @@ def list_destinations(as_json: AsJSON = False) -> None:
     def status_of(item: DestinationRecord) -> str:
         return "unusable" if checked.get(item.name, ("", ""))[1] else item.display_status(now_ms)
 
-    table = Table[DestinationRecord](
-        ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR"),
-        lambda item: (
-            *(item.name, item.handler, status_of(item), str(item.pending), str(item.dead)),
-            when(item.last_success_ms),
-            f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else "",
-        ),
-        below=True,
-        ids=False,
-    )
+    def print_destinations(found: Sequence[DestinationRecord]) -> None:
+        rows = []
+        for item in found:
+            error = f"{ago(item.last_error_ms)} ago: {item.last_error}" if item.last_error_ms is not None else ""
+            numbers = (str(item.pending), str(item.dead), when(item.last_success_ms))
+            rows.append((item.name, item.handler, status_of(item), *numbers, error))
+        columns = ("DESTINATION", "HANDLER", "STATUS", "PENDING", "DEAD", "LAST SUCCESS", "LAST ERROR")
+        print_table(columns, rows, below=True)
+
     records = [{"name": item.name, "status": status_of(item), **msgspec.to_builtins(item)} for item in found]
     none = "No destinations are configured, and no engine has known one."
-    print_list(found, table, none=none, as_json=as_json, records=records)
+    print_list(found, print_destinations, none=none, as_json=as_json, records=records)
     if as_json:
         return
     for name, (_, problem) in checked.items():

@@ -14,9 +14,9 @@ from receiver.backoff import DELIVERY
 from receiver.cli import group
 from receiver.cli.options import After, AsJSON, Limit, OfSubmission, choice, gathers, older, optional, selection
 from receiver.cli.output import at, note, print_json, print_list, print_table, say, say_values, span, when
-from receiver.cli.process import on_journal, run, settings_for
+from receiver.cli.process import on_journal, settings_for
 from receiver.cli.session import deliver_now
-from receiver.cli.tables import DELIVERIES, EVENTS
+from receiver.cli.tables import print_deliveries, print_events
 from receiver.clock import Clock
 from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord, Delivery
 from receiver.errors import InputError
@@ -94,7 +94,7 @@ def list_events(
         return await journal.events(await _of(journal, submission, wanted), limit=limit, after=after)
 
     found = on_journal(find)
-    print_list(found, EVENTS, none="No events.", as_json=as_json, older=older("events", found, limit))
+    print_list(found, print_events, none="No events.", as_json=as_json, older=older("events", found, limit))
 
 
 @events.command("show")
@@ -122,7 +122,7 @@ def list_deliveries(
         return await journal.deliveries(await _of(journal, submission, wanted), limit=limit, after=after)
 
     found = on_journal(find)
-    print_list(found, DELIVERIES, none="No deliveries.", as_json=as_json, older=older("deliveries", found, limit))
+    print_list(found, print_deliveries, none="No deliveries.", as_json=as_json, older=older("deliveries", found, limit))
 
 
 async def _of(journal: Journal, submission: str | None, wanted: Selection) -> Selection:
@@ -312,7 +312,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
 
         done, new = on_journal(work, settings)
         if now and not dry_run:
-            run(deliver_now(settings, "replay --now"))
+            deliver_now(settings, "replay --now")
         _print_replayed(done, dry_run=dry_run, as_json=as_json, now=now)
         for name in sorted(new):
             note(f"No engine has known the destination {name} yet: if one runs now, start it anew with these settings.")
@@ -333,7 +333,7 @@ def _print_outcomes(done: Sequence[Replayed]) -> None:
         return [found for id in ids if (found := await journal.delivery(id)) is not None]
 
     found = on_journal(read)
-    DELIVERIES.print(found)
+    print_deliveries(found)
     if any(item.status != "succeeded" for item in found):
         raise typer.Exit(1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -12,7 +12,7 @@ from receiver.app.copying import copy_journal
 from receiver.app.journals import journal_of
 from receiver.cli import group
 from receiver.cli.options import AsJSON, Reference, Yes, duration, optional
-from receiver.cli.output import Table, confirm, note, print_json, print_list, say, say_result
+from receiver.cli.output import confirm, note, print_json, print_list, print_table, say, say_result
 from receiver.cli.process import on_journal, run, settings_for
 from receiver.errors import JournalError, MediaError
 from receiver.journal import Journal
@@ -23,16 +23,6 @@ from receiver.maintenance.retention import Erased, Keep
 PAGE = 500
 STEP = 50_000
 """Rows of a kind between two progress lines of a copy."""
-
-ENGINES = Table[EngineRecord](
-    ("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"),
-    lambda item: (
-        *(item.role, item.host, item.owner, item.version),
-        *("yes" if item.leads else "", f"{item.seconds:.0f} s ago", item.store),
-    ),
-    below=True,
-    ids=False,
-)
 
 journal = group("journal")
 
@@ -210,8 +200,16 @@ def copy(
 
 def engines(as_json: AsJSON = False) -> None:
     """List the engines, which poll and deliver, and the leader."""
+
+    def print_engines(found: Sequence[EngineRecord]) -> None:
+        rows = []
+        for item in found:
+            leads, sign = "yes" if item.leads else "", f"{item.seconds:.0f} s ago"
+            rows.append((item.role, item.host, item.owner, item.version, leads, sign, item.store))
+        print_table(("ROLE", "HOST", "ENGINE", "VERSION", "LEADS", "LAST SIGN", "MEDIA STORE"), rows, below=True)
+
     none = "No engine runs: nothing is polled or delivered until one starts (receiver serve, or receiver worker)."
-    print_list(on_journal(lambda opened: opened.engines()), ENGINES, none=none, as_json=as_json)
+    print_list(on_journal(lambda opened: opened.engines()), print_engines, none=none, as_json=as_json)
 
 
 def migrate() -> None:

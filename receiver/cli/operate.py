@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from receiver.app import backup as backups
 from receiver.app.usage import Usage, usage_of
 from receiver.cli import chosen, group
 from receiver.cli.options import AsJSON
-from receiver.cli.output import Table, at, note, print_list, say, say_result
+from receiver.cli.output import at, note, print_list, print_table, say, say_result
 from receiver.cli.process import run, settings_for
 from receiver.clock import Clock
 from receiver.disk import size
@@ -50,8 +51,7 @@ def backup(
 
 
 def restore(
-    folder: Annotated[Path, typer.Argument(help="A folder that `receiver backup` has made.")],
-    as_json: AsJSON = False,
+    folder: Annotated[Path, typer.Argument(help="A folder that `receiver backup` has made.")], as_json: AsJSON = False
 ) -> None:
     """Put a backup back in its place.
 
@@ -87,13 +87,15 @@ def usage(as_json: AsJSON = False) -> None:
     """
     settings = settings_for(quiet=True)
 
-    def row(item: Usage) -> tuple[str, ...]:
-        numbers = (item.today, item.week, item.month, item.older, item.all)
-        form = (lambda number: f"{number:,}") if item.name == "submissions" else size
-        return item.name, *("" if number is None else form(number) for number in numbers), item.place
+    def print_usage(found: Sequence[Usage]) -> None:
+        rows = []
+        for item in found:
+            form = (lambda number: f"{number:,}") if item.name == "submissions" else size
+            numbers = (item.today, item.week, item.month, item.older, item.all)
+            rows.append((item.name, *("" if number is None else form(number) for number in numbers), item.place))
+        print_table(("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), rows, below=True)
 
-    table = Table[Usage](("WHAT", "TODAY", "7 DAYS", "30 DAYS", "OLDER", "ALL", "PLACE"), row, below=True, ids=False)
-    print_list(run(usage_of(settings)), table, none="", as_json=as_json)
+    print_list(run(usage_of(settings)), print_usage, none="", as_json=as_json)
     if settings.database_kind != "sqlite" and not as_json:
         note("The database's own tools show the size of the journal (receiver help backup).")
 
@@ -103,8 +105,7 @@ def rotate(
     show: Annotated[
         bool,
         typer.Option(
-            "--print",
-            help="Print the value for RECEIVER_KEYS, all keys and a new one. The file of keys stays.",
+            "--print", help="Print the value for RECEIVER_KEYS, all keys and a new one. The file of keys stays."
         ),
     ] = False,
 ) -> None:

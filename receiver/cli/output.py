@@ -9,9 +9,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from traceback import format_exception
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import typer
@@ -101,23 +100,6 @@ def print_json(value: Any) -> None:
     sys.stdout.write(escape_lines(redact_known(data.decode())) + "\n")
 
 
-@dataclass(frozen=True)
-class Table(Generic[T]):
-    """Layout of a list for people: the columns, and the texts of one row. The rest as in `print_table`."""
-
-    columns: Sequence[str]
-    row: Callable[[T], Sequence[str]]
-    flexible: int | None = None
-    fold: bool = False
-    below: bool = False
-    ids: bool = True
-
-    def print(self, found: Iterable[T]) -> None:
-        """Print a row for each, or nothing for none."""
-        rows = [self.row(item) for item in found]
-        print_table(self.columns, rows, flexible=self.flexible, fold=self.fold, below=self.below, ids=self.ids)
-
-
 _STYLES = {
     "green": ("succeeded", "working", "ok"),
     "red": ("failed", "lost", "refused", "dead", "rejected", "vanished", "unusable"),
@@ -198,16 +180,22 @@ def short_ids(ids: Sequence[str]) -> list[str]:
 
 
 def print_list(
-    found: Sequence[T], table: Table[T], *, none: str, as_json: bool, records: Any = None, older: str = ""
+    found: Sequence[T],
+    table: Callable[[Sequence[T]], None],
+    *,
+    none: str,
+    as_json: bool,
+    records: Any = None,
+    older: str = "",
 ) -> None:
     """Print a list as JSON, as a table, or as the note `none` if it is empty. JSON has the `records`, if given.
 
-    `older` is the command for the next page.
+    `table` prints the list for people. `older` is the command for the next page.
     """
     if as_json:
         print_json(found if records is None else records)
     elif found:
-        table.print(found)
+        table(found)
     else:
         note(none)
     if older and not as_json and out.is_terminal:

@@ -96,7 +96,7 @@ def worker(
     return_large_blocks()
     settings = settings_for()
     if once:
-        if not run(deliver_now(settings, "worker --once")):
+        if not deliver_now(settings, "worker --once"):
             note("Nothing was due.")
         return
 

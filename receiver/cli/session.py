@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 import typer
@@ -62,25 +62,25 @@ class Session:
     def request(self, request: Request, options: Options, *, wait: bool) -> None:
         """Submit a request, with a journal or without."""
         if self._settings.database_kind == "none":
-            self._run(send_directly(self._settings, request, options, wait=wait, as_json=self._as_json))
+            main = send_directly(self._settings, request, options, wait=wait, as_json=self._as_json)
+            self._run(lambda: run(main))
         else:
             self.run(lambda runtime: runtime.submissions.prepare(request, options), wait=wait)
 
     def run(self, prepare: Prepare, *, wait: bool, sends: Literal["submission", "reply"] | None = "submission") -> None:
         """Send the submission that `prepare` journals or finds, or its reply, and stay for the result if `wait`."""
 
-        async def main() -> int:
-            async with open_runtime(self._settings, exit_on_stall=True) as runtime:
-                row = await prepare(runtime)
-                self._resume = row.id
-                reply = sends == "reply"
-                fresh = row.status == "prepared"
-                if reply or (sends and fresh):
-                    row = await send(runtime, row, wait=wait, reply=reply)
-                if wait:
-                    self._status = await follow_all(runtime, row.id, lambda row_id: self._follow(runtime, row_id))
-                    return self._status
-                idle = row.status == "accepted" and not await runtime.journal.engines()
+        async def work(runtime: Runtime) -> int:
+            row = await prepare(runtime)
+            self._resume = row.id
+            reply = sends == "reply"
+            fresh = row.status == "prepared"
+            if reply or (sends and fresh):
+                row = await send(runtime, row, wait=wait, reply=reply)
+            if wait:
+                self._status = await follow_all(runtime, row.id, lambda row_id: self._follow(runtime, row_id))
+                return self._status
+            idle = row.status == "accepted" and not await runtime.journal.engines()
             done = "Submitted" if fresh else "There is already" if row.outcome != "adopted" else "Watching"
             if self._as_json or not (reply and _is_kept(row)):
                 self._print(row, "Replied to" if reply else done)
@@ -88,11 +88,11 @@ class Session:
                 note("No engine runs: nothing fetches the result until one does (receiver serve, or receiver wait).")
             return SUCCEEDED
 
-        self._run(main())
+        self._run(lambda: on_runtime(work, self._settings))
 
-    def _run(self, main: Coroutine[Any, Any, int]) -> None:
+    def _run(self, main: Callable[[], int]) -> None:
         try:
-            status = run(main)
+            status = main()
         except KeyboardInterrupt:
             status = INTERRUPTED if self._status is None else self._status
             if self._status is None and self._resume:
@@ -192,12 +192,24 @@ async def anything_due(runtime: Runtime) -> bool:
     )
 
 
-async def deliver_now(settings: Settings, role: str) -> bool:
+def on_runtime(work: Callable[[Runtime], Awaitable[T]], settings: Settings | None = None) -> T:
+    """Run `work` on a Runtime with the settings. No engine runs in it until `work` starts one."""
+    found = settings or settings_for(quiet=True)
+
+    async def main() -> T:
+        async with open_runtime(found, exit_on_stall=True) as runtime:
+            return await work(runtime)
+
+    return run(main())
+
+
+def deliver_now(settings: Settings, role: str) -> bool:
     """Be the engine until nothing is due, or wait until the engine that runs has done it.
 
     Return False if nothing was due.
     """
-    async with open_runtime(settings, exit_on_stall=True) as runtime:
+
+    async def work(runtime: Runtime) -> bool:
         found = await anything_due(runtime)
 
         async def until_idle() -> None:
@@ -206,6 +218,8 @@ async def deliver_now(settings: Settings, role: str) -> bool:
 
         await beside_engine(runtime, role, until_idle())
         return found
+
+    return on_runtime(work, settings)
 
 
 async def follow_all(runtime: Runtime, submission_id: str, follow_one: Follow) -> int:

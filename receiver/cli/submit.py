@@ -12,7 +12,6 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from receiver.app.container import Runtime
-from receiver.app.factory import open_runtime
 from receiver.cli import options as reading
 from receiver.cli import session
 from receiver.cli.options import (
@@ -30,7 +29,6 @@ from receiver.cli.options import (
     optional,
 )
 from receiver.cli.output import note, one_line, say_result
-from receiver.cli.process import run, settings_for
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
 from receiver.requests import KINDS, REQUIRED, Field, Request, build
@@ -140,13 +138,12 @@ def _submit_all(requests: list[Request], options: Options, *, jobs: int, as_json
                 note(f"[{len(ended)}/{len(requests)}] {word}: {one_line(request.prompt[:60])}")
             return status
 
-    async def main() -> None:
-        async with open_runtime(settings_for(quiet=True), exit_on_stall=True) as runtime:
-            each = asyncio.gather(*(one(runtime, request) for request in requests))
-            statuses.extend(await session.beside_engine(runtime, "submit --file", each))
+    async def work(runtime: Runtime) -> None:
+        each = asyncio.gather(*(one(runtime, request) for request in requests))
+        statuses.extend(await session.beside_engine(runtime, "submit --file", each))
 
     try:
-        run(main())
+        session.on_runtime(work)
     except KeyboardInterrupt:
         if not statuses:
             note("Interrupted; what was submitted goes on. See: receiver tasks list")
@@ -274,15 +271,7 @@ def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]], *, ru
             raise InputError(f"Submission {row.id} has {row.display_status}: nothing is left to cancel.")
         return row.task_id, await question(runtime, row.task_id)
 
-    return _with_runtime(ask)
-
-
-def _with_runtime(work: Callable[[Runtime], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with open_runtime(settings_for(quiet=True)) as runtime:
-            return await work(runtime)
-
-    return run(main())
+    return session.on_runtime(ask)
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "account_filter": reading.account_filter}
@@ -303,7 +292,7 @@ def command_of(kind: str) -> Callable[..., None]:
         session.Session(as_json=as_json).request(request, replace(chosen, speed=speed), wait=wait)
 
     def upload(*, request: Request, as_json: AsJSON = False) -> None:
-        urls = _with_runtime(lambda runtime: runtime.submissions.upload(request))
+        urls = session.on_runtime(lambda runtime: runtime.submissions.upload(request))
         say_result("\n".join(urls), {"urls": urls}, as_json=as_json)
 
     vars(read)["__signature__"] = inspect.Signature(list(map(_field_parameter, declared.fields)))

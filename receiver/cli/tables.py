@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from receiver.cli.output import Table, ago, when
+from collections.abc import Sequence
+
+from receiver.cli.output import ago, print_table, when
 from receiver.deliveries import Delivery
 from receiver.events import Event, Submission
 from receiver.tasks.reasons import in_english
@@ -47,22 +49,24 @@ def labels_of(row: Submission) -> str:
     return " ".join(f"{name}={value}" for name, value in row.labels.items())
 
 
-def _delivery_row(item: Delivery) -> tuple[str, ...]:
-    made = (item.receipt.url or item.receipt.ref) if item.receipt else None
-    type = item.event_id.partition(".")[2]
-    return item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""
+def print_tasks(found: Sequence[Submission]) -> None:
+    """Print a table of submissions."""
+    columns = ("SUBMISSION", "AGE", "MADE BY", "STATUS", "LABELS", "PROMPT")
+    rows = [(row.id, ago(row.created_ms), made_by(row), status_of(row), labels_of(row), row.prompt) for row in found]
+    print_table(columns, rows, flexible=5, ids=True)
 
 
-TASKS = Table[Submission](
-    ("SUBMISSION", "AGE", "MADE BY", "STATUS", "LABELS", "PROMPT"),
-    lambda row: (row.id, ago(row.created_ms), made_by(row), status_of(row), labels_of(row), row.prompt),
-    flexible=5,
-)
-EVENTS = Table[Event](
-    ("EVENT", "TIME", "SOURCE", "REASON"),
-    lambda event: (event.id, when(event.created_ms), event.source, in_english(event.reason or "", event.prompt)),
-    below=True,
-)
-DELIVERIES = Table[Delivery](
-    ("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), _delivery_row, below=True
-)
+def print_events(found: Sequence[Event]) -> None:
+    """Print a table of events."""
+    rows = [(item.id, when(item.created_ms), item.source, in_english(item.reason or "", item.prompt)) for item in found]
+    print_table(("EVENT", "TIME", "SOURCE", "REASON"), rows, below=True, ids=True)
+
+
+def print_deliveries(found: Sequence[Delivery]) -> None:
+    """Print a table of deliveries."""
+    rows = []
+    for item in found:
+        made = (item.receipt.url or item.receipt.ref) if item.receipt else None
+        type = item.event_id.partition(".")[2]
+        rows.append((item.id, item.destination, item.status, type, str(item.attempt), made or item.detail or ""))
+    print_table(("DELIVERY", "DESTINATION", "STATUS", "EVENT", "ATTEMPTS", "RECEIPT"), rows, below=True, ids=True)

@@ -10,7 +10,7 @@ from receiver.cli import group
 from receiver.cli.options import After, AsJSON, Limit, Reference, choice, gathers, older, optional, selection
 from receiver.cli.output import at, note, print_json, print_list, print_table, say_values
 from receiver.cli.process import on_journal
-from receiver.cli.tables import DELIVERIES, EVENTS, TASKS, describe, labels_of, made_by, status_of
+from receiver.cli.tables import describe, labels_of, made_by, print_deliveries, print_events, print_tasks, status_of
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import DISPLAY_STATUSES, Event, Submission
@@ -46,7 +46,7 @@ def list_tasks(
     rows, troubles = on_journal(work)
     none = "No submissions." if wanted.empty else "No submission matches all of that."
     records = [_summary(row) for row in rows]
-    print_list(rows, TASKS, none=none, as_json=as_json, records=records, older=older("tasks", rows, limit))
+    print_list(rows, print_tasks, none=none, as_json=as_json, records=records, older=older("tasks", rows, limit))
     if troubles and not as_json:
         first, others = troubles[0], ", ".join(item.name for item in troubles[1:])
         more = f" Also wrong: {others}. See: receiver doctor" if others else ""
@@ -76,8 +76,8 @@ def show_task(reference: Reference, as_json: AsJSON = False) -> None:
     say_values(_details(row))
     if len(family) > 1:
         print_family(family, row.id)
-    EVENTS.print(events)
-    DELIVERIES.print(deliveries)
+    print_events(events)
+    print_deliveries(deliveries)
 
 
 def print_family(family: list[Submission], here: str) -> None:

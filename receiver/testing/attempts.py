@@ -53,12 +53,7 @@ def make_event(
         fail_reason=_REASON.get(type, "") if type == "task.failed" else "",
     )
     event = event_about(
-        task,
-        type,
-        created_ms=now_ms,
-        labels={"order": "17"},
-        reason=_REASON.get(type),
-        submission_id=submission_id,
+        task, type, created_ms=now_ms, labels={"order": "17"}, reason=_REASON.get(type), submission_id=submission_id
     )
     return msgspec.structs.replace(event, **fields)
 
