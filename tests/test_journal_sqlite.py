@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import re
 import resource
 import sqlite3
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -416,17 +418,43 @@ async def test_one_engine_per_file(path: Path) -> None:
     await first.aclose()
 
 
-async def test_a_second_engine_under_another_name(path: Path) -> None:
-    """A symbolic link leads to the same lock."""
+def lose_lock(path: Path) -> Path:
+    path.with_name(path.name + ".engine").unlink()
+    return path
+
+
+def symlink(path: Path) -> Path:
+    other = path.with_name("symlink.db")
+    other.symlink_to(path)
+    return other
+
+
+def hard_link(path: Path) -> Path:
+    other = path.parent / "elsewhere" / "hard.db"
+    other.parent.mkdir()
+    other.hardlink_to(path)
+    return other
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_OFD_SETLK"), reason="this system has no such locks")
+@pytest.mark.parametrize("reached", [lose_lock, symlink, hard_link])
+async def test_a_second_engine_that_finds_no_lock_file(path: Path, reached: Callable[[Path], Path]) -> None:
+    """The journal's own file is locked too, whatever its name and whoever removed the lock file. Neither a refusal nor
+    an end takes SQLite's own locks away: both go on writing."""
     first = await open_journal(path)
     await first.membership.join("serve", "serve", store="")
-    link = path.parent / "elsewhere" / "link.db"
-    link.parent.mkdir()
-    link.symlink_to(path)
-    second = await open_journal(link)
-    with pytest.raises(EngineRunning, match="`receiver serve`, process"):
-        await second.membership.join("worker", "worker", store="")
+    command = [sys.executable, "-c", HOLDER, str(reached(path))]
+    holder = await asyncio.to_thread(subprocess.run, command, input=b"", capture_output=True)
+    assert b"EngineRunning: `receiver another process` already is the engine of" in holder.stderr
+    second = await open_journal(path)
+    with pytest.raises(EngineRunning):
+        await second.membership.join("serve", "serve", store="")
     await second.aclose()
+    await first.add(submission(1))
+    await first.membership.leave("")
+    third = await open_journal(path)
+    await third.membership.join("worker", "worker", store="")
+    await third.aclose()
     await first.aclose()
 
 

@@ -135,7 +135,20 @@ async def test_files_taken_away(door: Door, breaks: Callable[[Path], None]) -> N
     assert (await door.post(path(row), body(row))).status_code == 200
 
 
-async def test_a_log_that_begins_anew(door: Door) -> None:
+@pytest.mark.parametrize("size", [0, 20, 28, 32, -1])
+async def test_a_log_that_is_cut(door: Door, size: int) -> None:
+    """Nothing is acknowledged from then on, because the next start would find nothing behind the cut."""
+    row = await door.submission()
+    assert (await door.post(path(row), body(row))).status_code == 200
+    log = door.file.with_name(door.file.name + "-wal")
+    os.truncate(log, size if size >= 0 else log.stat().st_size - 1)
+    assert [(await door.post(path(row), body(row, progress=f"{n}%"))).status_code for n in (51, 52, 53)] == [503] * 3
+    with pytest.raises(JournalError, match="was cut by another program") as caught:
+        await door.journal.check()
+    assert caught.value.fault == "cut"
+
+
+async def test_a_log_that_begins_anew_is_not_cut(door: Door) -> None:
     """A checkpoint of another process empties it, and that loses nothing."""
     row = await door.submission()
     for number in range(4):

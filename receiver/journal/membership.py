@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import platform
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -233,17 +234,23 @@ class SharedMembership:
         return abs(time.time() * 1000 - member.at_ms) < self.expire_seconds * 1000
 
 
-class SingleMembership:
-    """Membership of a file: its one engine locks `<journal>.engine`, leads and never expires.
+_BYTE = 2**62
+"""Place of the byte that is locked. SQLite locks bytes at 2**30."""
 
-    The text of that file names the engine. The system unlocks it at a crash.
+
+class SingleMembership:
+    """Membership of a file: its one engine leads and never expires. It locks `<journal>.engine`, whose text names it,
+    and a byte far behind the journal's end.
+
+    The second lock holds where the first was removed, or where the journal has another name. The system unlocks both
+    at a crash.
     """
 
     def __init__(self, journal: Path) -> None:
         self._journal = journal
-        real = journal.resolve()  # one file has one lock, also under the name of a symbolic link
-        self._path = real.with_name(real.name + ".engine")
+        self._path = journal.with_name(journal.name + ".engine")
         self._file: int | None = None
+        self._byte: int | None = None
 
     async def join(self, role: str, owner: str, *, store: str) -> None:
         """Take the lock. Raise EngineRunning with the holder's role if another process has it."""
@@ -256,6 +263,7 @@ class SingleMembership:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock_byte(fcntl.F_WRLCK)
             except OSError:
                 os.close(file)
                 raise
@@ -284,9 +292,27 @@ class SingleMembership:
     def release(self) -> None:
         """Idempotent."""
         if self._file is not None:
+            self._lock_byte(fcntl.F_UNLCK)
             os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = None
+
+    def close(self) -> None:
+        """Release it, and close the journal's file. SQLite must have closed it before (see `_lock_byte`)."""
+        self.release()
+        if self._byte is not None:
+            os.close(self._byte)
+            self._byte = None
+
+    def _lock_byte(self, kind: int) -> None:
+        """Lock or unlock the byte, where the system has such locks (Linux). Raise OSError if another engine has it.
+
+        The file stays open: closing it would drop SQLite's own locks in this process (fcntl(2)).
+        """
+        if (command := getattr(fcntl, "F_OFD_SETLK", None)) is not None:
+            if self._byte is None:
+                self._byte = os.open(self._journal, os.O_RDWR | os.O_CLOEXEC)
+            fcntl.fcntl(self._byte, command, struct.pack("hhqqi", kind, os.SEEK_SET, _BYTE, 1, 0))
 
     async def leave(self, owner: str) -> None:
         self.release()

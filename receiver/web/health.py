@@ -21,6 +21,7 @@ Check = Callable[[], Awaitable[None]]
 
 _FAULTS: Mapping[str, str] = {
     "closed": "The journal is closed.",
+    "cut": "The journal's log was cut by another program. Start Receiver again, and run: receiver journal check",
     "damaged": "The journal is damaged. Restore it from a backup and start Receiver again.",
     "full": "The disk is full, or nearly. Free some space. Receiver then goes on by itself.",
     "io": "The disk reports errors. Look at the disk and at the system's log.",

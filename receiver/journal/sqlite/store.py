@@ -56,9 +56,9 @@ class SQLiteStore:
         self._damage: JournalError | None = None
         self._closed = False
         self._subscribers: list[tuple[asyncio.AbstractEventLoop, Changed]] = []
-        self._identities = self._identify()
+        self._watch = FileWatch(path)
         self._cache = RowCache()
-        self._writer = Writer(writer, self._cache, committed=self._committed)
+        self._writer = Writer(writer, self._cache, begun=self._watch.check, committed=self._committed)
         self._reader = reader
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="journal-reader")
 
@@ -67,7 +67,7 @@ class SQLiteStore:
         await self._writer.aclose()
         self._readers.shutdown(wait=True)
         self._reader.close()
-        self.membership.release()
+        self.membership.close()
 
     async def settle(self) -> None:
         """Nothing is swept up later."""
@@ -277,27 +277,13 @@ class SQLiteStore:
             raise error from exc
 
     def _committed(self) -> None:
-        """Notify subscribers. Raise JournalError if the file was removed or replaced: SQLite would go on, in vain."""
-        if not self._identities.items() <= self._identify().items():
-            raise JournalError(
-                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
-                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
-                fault="replaced",
-            )
+        """Check that the commit is kept, then notify subscribers."""
+        self._watch.check(committed=True)
         if self._cache.written:
             written = frozenset(self._cache.written)
             for loop, changed in self._subscribers:
                 with suppress(RuntimeError):  # its loop is closed
                     loop.call_soon_threadsafe(changed, written)
-
-    def _identify(self) -> dict[str, tuple[int, int]]:
-        """Return device and inode of the file and of its log, if they are there."""
-        found = {}
-        for name in (self.place, f"{self.place}-wal"):
-            with suppress(FileNotFoundError):
-                status = os.stat(name)
-                found[name] = status.st_dev, status.st_ino
-        return found
 
     async def _take_new(self) -> None:
         """Raise JournalError from a full disk on, until there is room for more than what is owed already."""
@@ -341,6 +327,7 @@ class Writer:
     Args:
         connection: for this writer alone.
         cache: follows the transactions.
+        begun: called before anything is written. It raises if what is written would be lost.
         committed: called after each commit, before any caller is answered. It raises if what was committed may be lost.
     """
 
@@ -349,11 +336,12 @@ class Writer:
         connection: sqlite3.Connection,
         cache: RowCache,
         *,
+        begun: Callable[[], None] = lambda: None,
         committed: Callable[[], None] = lambda: None,
     ) -> None:
         self._connection = connection
         self._cache = cache
-        self._committed = committed
+        self._begun, self._committed = begun, committed
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Item]] = {}
         self._queue: queue.SimpleQueue[list[_Item] | None] = queue.SimpleQueue()
         self._closed = False
@@ -426,6 +414,7 @@ class Writer:
         db, running = self._connection, False
         try:
             db.execute("BEGIN IMMEDIATE")  # a deferred transaction that upgrades fails without waiting
+            self._begun()
             self._cache.begin(db)
             running = True
             self._cache.fetch(db, [id for _, _, id in batch if id is not None])
@@ -452,6 +441,52 @@ def _resolve(outcomes: list[_Outcome]) -> None:
             future.set_result(result)
         else:
             future.set_exception(error)
+
+
+# Changes by other programs
+
+
+class FileWatch:
+    """Notices that the file or its log was removed, replaced or cut: SQLite takes every write then, and keeps none.
+
+    A log begins anew after a checkpoint, with another header, whose last bytes are a checksum. Zeros there are a hole
+    of a log that was cut (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._log = path, f"{path}-wal"
+        self._identities, _, _ = self._look()
+        self._header, self._size = b"", 0
+
+    def check(self, *, committed: bool = False) -> None:
+        """Raise JournalError if they are not as we left them. Call before the first write of a commit, and after it."""
+        identities, header, size = self._look()
+        if committed and not self._identities.items() <= identities.items():
+            raise JournalError(
+                f"The journal {self._path} or its log has been removed or replaced since Receiver opened it. Nothing "
+                "is kept now. Put the file back where it was, or restart Receiver to use the file that is there.",
+                fault="replaced",
+            )
+        if size < self._size if header == self._header else committed and header and not any(header[28:]):
+            raise JournalError(
+                f"The log of the journal, {self._log}, was cut by another program since Receiver wrote it. "
+                "Nothing is kept now. Restart Receiver, and look for what was lost with: receiver journal check",
+                fault="cut",
+            )
+        if committed:
+            self._header, self._size = header, size
+
+    def _look(self) -> tuple[dict[str, tuple[int, int]], bytes, int]:
+        """Return device and inode of each file that is there, and the log's header and size."""
+        found = {}
+        with suppress(FileNotFoundError):
+            status = os.stat(self._path)
+            found["file"] = status.st_dev, status.st_ino
+        with suppress(FileNotFoundError), open(self._log, "rb", buffering=0) as log:
+            status = os.fstat(log.fileno())
+            found["log"] = status.st_dev, status.st_ino
+            return found, log.read(32), status.st_size
+        return found, b"", 0
 
 
 async def open_store(
