@@ -1,4 +1,4 @@
-"""Answers by HTTP: certificates to trust, bodies under a cap, and the system's reason if there is no answer.
+"""Answers by HTTP: certificates to trust, bodies under a cap, and the reason if there is no answer.
 
 A few hundred compressed bytes can become gigabytes, so a body is unpacked only as far as the cap.
 """
@@ -6,17 +6,29 @@ A few hundred compressed bytes can become gigabytes, so a body is unpacked only 
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import zlib
 from functools import cache
 
 import certifi
+import httpcore
+
+from receiver.errors import SettingsError
 
 
 @cache
 def certificates() -> ssl.SSLContext:
-    """Read the certificates of certifi once, for the provider and for downloads. That takes 20 ms."""
-    return ssl.create_default_context(cafile=certifi.where())
+    """Read the trusted certificates once, which takes 20 ms: those of SSL_CERT_FILE or SSL_CERT_DIR, else certifi's.
+
+    A company whose proxy opens TLS names its own there. Raise SettingsError if they cannot be read.
+    """
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    try:
+        return ssl.create_default_context(cafile=file or (None if folder else certifi.where()), capath=folder or None)
+    except OSError as exc:
+        problem = f"{file or folder} cannot be read ({exc.strerror or exc})"
+        raise SettingsError(f"SSL_CERT_FILE, or SSL_CERT_DIR: the certificates in {problem}.") from exc
 
 
 class Body:
@@ -81,12 +93,23 @@ class Body:
         self._unpacker = zlib.decompressobj(-zlib.MAX_WBITS if bare else 32 + zlib.MAX_WBITS)
 
 
-def system_reason(error: BaseException) -> str | None:
-    """Return the system's words for a failed connection, which are below several layers of libraries, or None."""
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+
+
+def connection_reason(error: BaseException) -> str | None:
+    """Return why a connection failed or broke, which is below several layers of libraries, or None."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno and not isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}; SSL_CERT_FILE can name its authority"
+        if isinstance(cause, ssl.SSLError):
+            known = getattr(cause, "reason", None) in _NO_TLS
+            return "it does not speak TLS, so the address may begin with http://" if known else "TLS failed"
+        if isinstance(cause, OSError) and cause.errno:
             # asyncio replaces the system's text. A resolver's number is negative, and no errno.
             return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)
+        if isinstance(cause, httpcore.RemoteProtocolError):
+            early = re.search("disconnected|closed connection", str(cause))
+            return "it closed the connection early" if early else "its answer is no valid HTTP"
         cause = cause.__cause__ or cause.__context__
     return None

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import socket
 import ssl
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
-from receiver.bodies import Body
-from receiver.handlers.answers import Service, by_proxy, call, json_object, read
+from receiver.bodies import Body, certificates
+from receiver.clock import Clock
+from receiver.errors import ProviderError, SettingsError
+from receiver.handlers.answers import Service, by_proxy, call, chat_client, json_object, read
+from receiver.provider import Provider
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", "gzip", "x-gzip", " GZIP ", "deflate"])
@@ -121,7 +127,7 @@ def test_json_has_an_object() -> None:
     [
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 443)"), "Connection refused"),
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
-        (ssl.SSLError(1, "wrong version number"), "ConnectError"),
+        (ssl.SSLError(1, "no shared cipher"), "TLS failed"),
     ],
 )
 async def test_a_chat_that_is_not_reached(cause: OSError, reason: str) -> None:
@@ -133,3 +139,61 @@ async def test_a_chat_that_is_not_reached(cause: OSError, reason: str) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(refuse)) as client:
         with pytest.raises(ConnectionError, match=rf"^Slack could not be reached: {reason}\.$"):
             await call(client, "Slack", "POST", "https://hooks.test/s3cret")
+
+
+NOT_REACHED = {
+    "untrusted": ("https", "", "its certificate is not trusted"),
+    "no TLS": ("https", "220 mail.example ESMTP\r\n", "it does not speak TLS, so the address may begin with http://"),
+    "no HTTP": ("http", "220 mail.example ESMTP\r\nHello\r\n\r\n", "its answer is no valid HTTP"),
+    "cut off": ("http", "HTTP/1.1 200 OK\r\nContent-Le", "it closed the connection early"),
+    "cut short": ("http", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{", "it closed the connection early"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_REACHED)
+async def test_every_client_says_in_words_why_nothing_came(name: str) -> None:
+    """A certificate, the wrong scheme, another protocol, half an answer: never the name of a class or a library's own
+    text, for the provider and for chats alike."""
+    scheme, answer, reason = NOT_REACHED[name]
+    context = None
+    if name == "untrusted":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer.encode())
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(speak, "127.0.0.1", 0, ssl=context)
+    url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    provider = Provider(base_url=url, key="sk-1", clock=Clock())
+    try:
+        async with chat_client() as client:
+            with pytest.raises(ConnectionError) as chat:
+                await call(client, "Slack", "POST", f"{url}/s3cret")
+        with pytest.raises(ProviderError) as asked:
+            await provider.fetch("1")
+    finally:
+        await provider.aclose()
+        server.close()
+    assert str(chat.value).startswith(f"Slack could not be reached: {reason}")
+    assert f"({reason}" in str(asked.value)
+    for error in (chat.value, asked.value):
+        assert not any(word in str(error) for word in ("Error", "SSL:", "_ssl", "bytearray", "s3cret"))
+
+
+def test_certificates_of_the_environment_are_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A company's own authority, or none that can be read: then a sentence names the variable and the file."""
+    file = tmp_path / "company.pem"
+    trustme.CA().cert_pem.write_to_path(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    assert len(certificates.__wrapped__().get_ca_certs()) == 1
+    for content in (None, "no certificate"):
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(SettingsError, match=rf"^SSL_CERT_FILE, .* certificates in {file} cannot be read \("):
+            certificates.__wrapped__()
+        file.touch()

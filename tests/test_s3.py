@@ -417,6 +417,10 @@ ANSWERS = [
     (500, xml("InternalError"), StoreError, r"answered 500 InternalError for the bucket bkt\."),
     (502, "<html>", StoreError, r"answered 502 for the bucket"),
     (418, "", StoreError, r"answered 418 for the bucket"),
+    (302, "", StoreError, r"points to another address \(302; bucket bkt\)\. Check endpoint and region\."),
+    (307, "", StoreError, r"another region \(a redirect; bucket bkt\)\. Set region"),
+    (200, "hello", StoreError, r"does not answer as an object store does\. Check endpoint\."),
+    (500, "Überlastet", StoreError, r"does not answer as an object store does\. Check endpoint\."),
 ]
 
 
@@ -430,7 +434,9 @@ async def test_every_answer_has_its_outcome(
         head = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         await reader.readexactly(int(length[1]) if length else 0)
-        writer.write(f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        location = "Location: https://other.example/\r\n" if status == 302 else ""
+        head = f"HTTP/1.1 {status} X\r\n{location}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(f"{head}{body}".encode("latin-1"))
         await writer.drain()
         writer.close()
 

@@ -194,7 +194,7 @@ async def test_a_certificate_of_ones_own(tmp_path: Path) -> None:
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     async with place(OK, context) as there:
-        with pytest.raises(WebhookFailed, match=r"127\.0\.0\.1:\d+ could not be .* certificate is not trusted \("):
+        with pytest.raises(WebhookFailed, match=r"127\.0\.0\.1:\d+ could not be .* certificate is not trusted: "):
             await deliver(there.url, make_attempt(tmp_path))
         await deliver(there.url, make_attempt(tmp_path), ca=tmp_path / "ca.pem")
     assert len(there.arrived) == 1

@@ -64,7 +64,9 @@ _CODES = {
     )
     for code in codes.split()
 }
+_ELSEWHERE = _Meaning("points to another address", "Check endpoint and region.")
 _STATUSES: dict[int, _Meaning] = {
+    **dict.fromkeys((301, 302, 303, 307, 308), _ELSEWHERE),
     400: _Meaning("found the request wrong", "Check endpoint, region and addressing."),
     401: _CREDENTIALS,
     403: _RIGHTS,
@@ -110,7 +112,8 @@ _TYPES = {"FileNotFoundError": 404, "NotFoundError": 404, "PermissionDeniedError
 _CAUSES = (
     ("Connection refused", "nothing listens there"),
     ("dns error", "its name cannot be resolved"),
-    ("certificate", "its certificate is not trusted"),
+    ("InvalidCertificate", "its certificate is not trusted"),
+    ("hyper::Error( Parse(", "its answer is no valid HTTP"),
     *((sign, "the connection was cut off") for sign in ("Connection reset", "connection closed before", "Incomplete")),
     *((sign, "it does not answer") for sign in ("deadline has elapsed", "TimedOut", "timed out")),
 )
@@ -130,7 +133,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
 
     `server` is the subject of a sentence (see `options.server_of`), `needs` the rights that the credentials must have.
     """
-    text = str(error)
+    text = " ".join(str(error).split())
     if any(address in text for address in _METADATA):
         return BucketError(
             f"There are no credentials for the bucket {bucket}: neither options nor environment nor a profile "
@@ -140,7 +143,7 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
     status = int(match[1]) if match else _TYPES.get(type(error).__name__)
     code = match[1] if (match := _CODE.search(text)) else ""
     message = said(text)
-    answer = " ".join(filter(None, (str(status or ""), code)))
+    answer = " ".join(filter(None, (str(status or ""), code))) or "a redirect"
     if status is not None and not code and "<html" in text.lower():
         return BucketError(
             f"{server} answered {status} for the bucket {bucket} with a page of HTML, as no object store does. "
@@ -159,6 +162,8 @@ def explain(error: BaseException, *, bucket: str, server: str, needs: str = WRIT
         return BucketError(sentence.rstrip() + words, fate=meaning.fate, away=meaning.fate == "later")
     if status is not None:
         return BucketError(f"{server} answered {answer} for the bucket {bucket}.{words}", away=status >= 500)
+    if "missing from response" in text.lower() or "invalid utf-8" in text:
+        return BucketError(f"{server} does not answer as an object store does. Check endpoint.", away=True)
     cause = next((words for sign, words in _CAUSES if sign in text), "the request failed")
     return BucketError(f"{server} cannot be reached ({cause}). Check endpoint, and that it runs.", away=True)
 

@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import AsyncIterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 import httpx
 
-from receiver.bodies import Body, system_reason
+from receiver.bodies import Body, certificates, connection_reason
 
 MAX_ANSWER = 4 * 2**20
 """Bytes of a chat's answer that are read. Slack's longest page of channels has about one million."""
@@ -95,13 +94,10 @@ async def read_into(body: Body, chunks: AsyncIterable[bytes]) -> None:
             return
 
 
-_certificates = cache(httpx.create_ssl_context)  # unlike those of `bodies`, by SSL_CERT_FILE of the environment
-
-
 def chat_client() -> httpx.AsyncClient:
     """Return a client for the API of a chat."""
     headers = {"User-Agent": "imagine-receiver", "Accept-Encoding": "identity"}
-    return httpx.AsyncClient(verify=_certificates(), timeout=httpx.Timeout(30.0), headers=headers)
+    return httpx.AsyncClient(verify=certificates(), timeout=httpx.Timeout(30.0), headers=headers)
 
 
 async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **request: Any) -> Answer:
@@ -110,4 +106,4 @@ async def call(client: httpx.AsyncClient, chat: str, verb: str, url: str, **requ
         async with client.stream(verb, url, **request) as response:
             return Answer(response.status_code, response.headers, await read(response))
     except httpx.HTTPError as exc:
-        raise ConnectionError(f"{chat} could not be reached: {system_reason(exc) or type(exc).__name__}.") from None
+        raise ConnectionError(f"{chat} could not be reached: {connection_reason(exc) or type(exc).__name__}.") from None

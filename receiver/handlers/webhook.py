@@ -33,7 +33,7 @@ import msgspec
 from msgspec import Meta
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from receiver.bodies import Body, system_reason
+from receiver.bodies import Body, connection_reason
 from receiver.deliveries import Receipt
 from receiver.disk import in_thread
 from receiver.errors import SettingsError
@@ -347,9 +347,4 @@ def _shown(body: bytes, hidden: Iterable[str]) -> str:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, httpcore.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({cause.verify_message})"
-        cause = cause.__cause__ or cause.__context__
-    return system_reason(exc) or redact(str(exc)) or type(exc).__name__
+    return connection_reason(exc) or redact(str(exc)) or type(exc).__name__

@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpcore
 
-from receiver.bodies import certificates, system_reason
+from receiver.bodies import certificates, connection_reason
 from receiver.errors import MediaError, SettingsError
 from receiver.events import Media
 from receiver.media.files import too_large
@@ -84,7 +84,7 @@ class Fetcher:
             seconds = self._limits["timeout"]["connect"] if isinstance(exc, httpcore.ConnectTimeout) else self.timeout
             raise MediaError(f"{link.place} did not answer in full within {seconds:g} s.") from exc
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as exc:
-            reason = system_reason(exc) or str(exc) or type(exc).__name__
+            reason = connection_reason(exc) or str(exc) or type(exc).__name__
             raise MediaError(f"{link.place} cannot be reached ({reason}).") from exc
         except httpcore.ProtocolError as exc:
             raise MediaError(f"{link.place} gave a broken or cut-off answer.") from exc

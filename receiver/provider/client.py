@@ -17,7 +17,7 @@ import httpcore
 import msgspec
 
 from receiver import metrics
-from receiver.bodies import Body, certificates, system_reason
+from receiver.bodies import Body, certificates, connection_reason
 from receiver.clock import Clock
 from receiver.errors import Ambiguous, InputError, NotATask, ProviderError, SettingsError, Unreachable, Unreadable
 from receiver.provider.answers import OUTCOMES, TAKEN, Accepted, Answer, one_line, read_answer, read_submit
@@ -361,7 +361,7 @@ class Provider:
         except UnreadError as exc:
             raise Unreadable(f"The provider's answer was not read: {exc}.") from exc
         except (httpcore.RemoteProtocolError, httpcore.ReadError) as exc:
-            raise Unreadable(f"The provider's answer was cut short ({_reason(exc)}).") from exc
+            raise Unreadable(f"The provider's answer could not be read ({_reason(exc)}).") from exc
         except _NETWORK as exc:
             raise self._unreachable(exc) from exc
 
@@ -424,4 +424,4 @@ def _unclear(what: str) -> str:
 
 
 def _reason(exc: Exception) -> str:
-    return system_reason(exc) or one_line(str(exc))[:200] or type(exc).__name__
+    return connection_reason(exc) or one_line(str(exc))[:200] or type(exc).__name__
