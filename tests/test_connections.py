@@ -21,9 +21,9 @@ from starlette.routing import Route
 from waiting import PATIENCE
 
 from receiver.cli.servers import server
-from receiver.web.api.read_routes import EventStream
 from receiver.web.connections import KEEP_ALIVE_SECONDS, Connection, bounded
 from receiver.web.health import livez
+from receiver.web.streams import EventStream
 
 GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 

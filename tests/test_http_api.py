@@ -25,13 +25,14 @@ from receiver.app.container import retention_of
 from receiver.bodies import certificates
 from receiver.requests import KINDS, build
 from receiver.web.admission import Admission
-from receiver.web.api import Api
-from receiver.web.api.read_routes import with_pauses
+from receiver.web.api import Api, Endpoints
+from receiver.web.api.openapi import document
 from receiver.web.api.schemas import MAX_BODY
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
+from receiver.web.connections import MAX_CONNECTIONS
 from receiver.web.health import Readyz
-from receiver.web.openapi import document
+from receiver.web.streams import with_pauses
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -800,19 +801,22 @@ async def test_a_stream_tells_progress_where_a_destination_wants_it(tmp_path: Pa
 
 
 @asynccontextmanager
-async def own_api(here: World, **changed: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def own_api(
+    here: World, *, max_connections: int = MAX_CONNECTIONS, **changed: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """The API of a world on a server of its own, with parts exchanged."""
     runtime, admission = here.receiver, Admission(None)
     parts: dict[str, Any] = {
-        "tokens": TOKENS, "submissions": runtime.submissions, "journal": runtime.journal, "provider": runtime.provider,
-        "store": runtime.store, "clock": runtime.clock, "watch": runtime.watch, "admission": admission,
-        "replay": runtime.replay, "destinations": runtime.destinations.keys(),
+        "submissions": runtime.submissions, "journal": runtime.journal, "provider": runtime.provider,
+        "store": runtime.store, "clock": runtime.clock, "changes": runtime.watch, "replays": runtime.replay,
+        "destinations": runtime.destinations.keys(),
         "retention": retention_of(runtime.settings, runtime.journal, runtime.clock, store=runtime.store),
     }  # fmt: skip
+    endpoints = Endpoints(**parts | changed)
     app = create_app(
         callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=admission),
         readyz=Readyz({}),
-        api=Api(**parts | changed),
+        api=Api(endpoints, tokens=TOKENS, admission=admission, max_connections=max_connections),
     )
     async with serving(app) as url, client_of(url) as client:
         yield client
@@ -831,7 +835,7 @@ async def test_a_silent_stream_says_that_it_is_there_and_ends_with_its_listener(
             finally:
                 ended.set()
 
-        async with own_api(here, watch=watch, heartbeat=0.05) as client:
+        async with own_api(here, changes=watch, heartbeat=0.05) as client:
             async with client.stream("GET", f"/submissions/{row.id}/events", headers=STREAM) as response:
                 lines = response.aiter_lines()
                 assert (await anext(lines)).startswith(":")
@@ -849,7 +853,7 @@ async def test_a_caller_has_its_share_of_streams(tmp_path: Path) -> None:
             await asyncio.Event().wait()
 
         async with (
-            own_api(here, watch=watch, max_connections=10, heartbeat=0.05) as client,
+            own_api(here, changes=watch, max_connections=10, heartbeat=0.05) as client,
             client_of(str(client.base_url), OTHER) as other,
             AsyncExitStack() as stack,
         ):
@@ -883,7 +887,7 @@ async def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
             return (await client.get(f"/submissions/{row.id}/events", headers=STREAM)).text
 
         async with client_of(here.url) as outside:
-            async with own_api(here, watch=watch) as client:
+            async with own_api(here, changes=watch) as client:
                 outside.base_url = client.base_url
                 listening = asyncio.create_task(listen(outside))
                 await asyncio.wait_for(watched.wait(), PATIENCE)

@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from receiver.app.web import web_app
 from receiver.requests import KINDS, REQUIRED
+from receiver.web.api.openapi import document
 from receiver.web.api.schemas import SUBMITTED, Sent
-from receiver.web.openapi import document
 
 METHODS = {"get", "post", "put", "patch", "delete"}
 

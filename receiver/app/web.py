@@ -20,7 +20,7 @@ from receiver.maintenance.retention import Retention
 from receiver.page.access import LOCAL, Access, Role, local_key
 from receiver.settings import ensure_keys, show
 from receiver.web.admission import Admission
-from receiver.web.api import Api
+from receiver.web.api import Api, Endpoints
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
 from receiver.web.health import Readyz
@@ -55,20 +55,19 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
     runtime.admission = admission = Admission(None if runtime.function else journal.check)
     api = None
     if settings.api_tokens:
-        api = Api(
-            tokens={name: secret.text for name, secret in settings.api_tokens.items()},
-            submissions=runtime.submissions,
+        endpoints = Endpoints(
             journal=journal,
+            submissions=runtime.submissions,
             provider=runtime.provider,
             store=runtime.store,
-            clock=runtime.clock,
-            watch=runtime.watch,
-            admission=admission,
-            replay=runtime.replay,
+            replays=runtime.replay,
             retention=retention,
+            clock=runtime.clock,
             destinations=runtime.destinations.keys(),
-            max_connections=settings.max_connections,
+            changes=runtime.watch,
         )
+        tokens = {name: secret.text for name, secret in settings.api_tokens.items()}
+        api = Api(endpoints, tokens=tokens, admission=admission, max_connections=settings.max_connections)
     return create_app(
         callbacks=Callbacks(intake=runtime.intake, tokens=runtime.tokens, admission=admission),
         readyz=Readyz(checks, notes=notes),

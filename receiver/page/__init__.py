@@ -25,9 +25,9 @@ from receiver.page.render import FOLDER, HEADERS, answer, partials, regions
 from receiver.page.views import VIEWS, Look, Sources, View
 from receiver.telemetry import Log
 from receiver.web.admission import BodyLimits
-from receiver.web.api.read_routes import EventStream
 from receiver.web.api.responses import clean
 from receiver.web.problems import Problem
+from receiver.web.streams import EventStream
 
 __all__ = ["Page", "Sources"]
 

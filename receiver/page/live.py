@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from receiver.page.render import partials
 from receiver.telemetry import Log
-from receiver.web.api.read_routes import HEARTBEAT, with_pauses
+from receiver.web.streams import HEARTBEAT, with_pauses
 
 log = Log("receiver.page")
 

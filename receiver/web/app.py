@@ -14,9 +14,9 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from receiver.web.api import Api
+from receiver.web.api.openapi import openapi
 from receiver.web.callbacks import PATH, Callbacks, CallbacksFirst
 from receiver.web.health import Readyz, livez
-from receiver.web.openapi import openapi
 from receiver.web.problems import HANDLERS
 
 

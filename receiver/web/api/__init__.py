@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 
 from starlette.requests import ClientDisconnect, Request
@@ -11,26 +12,18 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from receiver import metrics
-from receiver.clock import Clock
 from receiver.errors import ReceiverError
-from receiver.journal import Journal
-from receiver.maintenance.replay import Replay
-from receiver.maintenance.retention import Retention
-from receiver.media import Store
-from receiver.provider import Provider
-from receiver.submissions import Submissions
 from receiver.telemetry import Log
 from receiver.web.admission import Admission, Shares
-from receiver.web.api.delivery_routes import DeliveryRoutes
-from receiver.web.api.read_routes import HEARTBEAT, ReadRoutes, Watch
+from receiver.web.api.endpoints import Endpoints
+from receiver.web.api.openapi import OPERATIONS
 from receiver.web.api.responses import problem_of
 from receiver.web.api.schemas import MAX_BODY
-from receiver.web.api.write_routes import WriteRoutes
 from receiver.web.callers import Callers
 from receiver.web.connections import MAX_CONNECTIONS
 from receiver.web.problems import Problem, problem
 
-__all__ = ["Api"]
+__all__ = ["Api", "Endpoints"]
 
 log = Log("receiver.api")
 
@@ -53,27 +46,18 @@ class Api:
     Args:
         tokens: name of a caller → its token.
         admission: that of the callbacks. While it is shut, nothing is written here either.
-        destinations: names, as configured in this process.
         max_connections: those of the server. One caller may use a fifth of them, and all callers half of them.
     """
 
     def __init__(
         self,
+        endpoints: Endpoints,
         *,
         tokens: Mapping[str, str],
-        submissions: Submissions,
-        journal: Journal,
-        provider: Provider,
-        store: Store,
-        clock: Clock,
-        watch: Watch,
         admission: Admission,
-        replay: Replay,
-        retention: Retention,
-        destinations: Collection[str],
-        heartbeat: float = HEARTBEAT,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
+        self._endpoints = endpoints
         self._callers = Callers(tokens, "RECEIVER_API_TOKENS")
         self._admission = admission
         self._writes = Admission(
@@ -87,42 +71,17 @@ class Api:
         self._requests = Shares(max(max_connections // 5, 1), max(max_connections // 2, 1))
         self._own_writes = Shares(MAX_OWN_WRITES)
         self._own_bytes = Shares(MAX_OWN_BYTES)
-        self._making = WriteRoutes(
-            submissions=submissions, journal=journal, provider=provider, clock=clock, retention=retention
-        )
-        self._delivering = DeliveryRoutes(journal=journal, replays=replay, destinations=destinations, clock=clock)
-        self._reading = ReadRoutes(
-            journal=journal, provider=provider, store=store, watch=watch, heartbeat=heartbeat, clock=clock
-        )
 
     def routes(self) -> list[Route]:
-        """Return the routes in the order of matching: `watch` is not the id of a submission."""
-        making, reading, delivering = self._making, self._reading, self._delivering
-        return [
-            self._route("/uploads", post=making.upload),
-            self._route("/submissions", get=reading.list_submissions, post=making.submit),
-            self._route("/submissions/watch", post=making.watch),
-            self._route("/submissions/{id}", get=reading.show, delete=making.erase),
-            self._route("/submissions/{id}/events", get=reading.events),
-            self._route("/submissions/{id}/media/{index}", get=reading.media),
-            self._route("/submissions/{id}/seed", get=reading.seed),
-            self._route("/submissions/{id}/actions", post=making.press),
-            self._route("/submissions/{id}/modal", post=making.answer),
-            self._route("/submissions/{id}/cancel", post=making.cancel),
-            self._route("/deliveries", get=delivering.list_deliveries),
-            self._route("/deliveries/replay", post=delivering.replay),
-            self._route("/deliveries/{id}", get=delivering.show),
-            self._route("/destinations", get=delivering.list_destinations),
-            self._route("/destinations/{name}/pause", post=delivering.pause),
-            self._route("/destinations/{name}/resume", post=delivering.resume),
-        ]
+        """Return the routes in the order of matching, which is the document's: `watch` is not a submission's id."""
+        paths: dict[str, dict[str, Endpoint]] = defaultdict(dict)
+        for (verb, path), operation in OPERATIONS.items():
+            if not operation.open:
+                paths[path][verb.upper()] = getattr(self._endpoints, operation.name)
+        return [self._route(path, endpoints) for path, endpoints in paths.items()]
 
-    def _route(
-        self, path: str, *, get: Endpoint | None = None, post: Endpoint | None = None, delete: Endpoint | None = None
-    ) -> Route:
+    def _route(self, path: str, endpoints: Mapping[str, Endpoint]) -> Route:
         """Return a route for callers with a token. Every error becomes a problem, every request one log line."""
-        given = {"GET": get, "HEAD": get, "POST": post, "DELETE": delete}
-        endpoints = {method: item for method, item in given.items() if item}
 
         async def endpoint(request: Request) -> Response:
             caller = None
@@ -133,7 +92,7 @@ class Api:
                 caller = self._callers.named(request.headers)
                 held.enter_context(self._requests.hold(caller))
                 if request.method in ("GET", "HEAD"):
-                    response = await endpoints[request.method](request, caller)
+                    response = await endpoints["GET"](request, caller)
                 else:
                     self._admission.check()
                     length = request.headers.get("content-length", "")

@@ -189,7 +189,12 @@ async def read_submission(request: HttpRequest) -> tuple[Request, Sent]:
 
 async def read_upload(request: HttpRequest) -> Request:
     """Return the request in the body of `POST /uploads`. Raises InputError."""
-    return _request("upload", read(Upload, await read_json(request)))
+    return _request("upload", await read_body(request, Upload))
+
+
+async def read_body(request: HttpRequest, type: type[T]) -> T:
+    """Return the body of a request as its struct, or raise Problem or InputError."""
+    return read(type, await read_json(request))
 
 
 def read(type: type[T], body: dict[str, Any]) -> T:
