@@ -19,7 +19,7 @@ from receiver.simulator import answers, profiles
 from receiver.simulator.answers import Answer
 from receiver.simulator.faults import Faults
 from receiver.simulator.prompts import SIDE
-from receiver.simulator.submits import ENDPOINTS, Submits, json_object
+from receiver.simulator.submits import ENDPOINTS, Submit, json_object, read
 from receiver.simulator.tasks import View
 from receiver.simulator.timeline import Clock
 from receiver.simulator.world import CallbackSender, SentCallback, World
@@ -83,10 +83,11 @@ class Simulator:
         self._gallery = Gallery(side)
         self._sender = CallbackSender(found, active, clock, client)
         self._world = World(found, active, clock, self._sender)
-        self._submits = Submits(self._world, active, seed)
+        self._faults = active
+        self._seed = seed
         self._key = key
-        self.submits: list[dict[str, Any]] = self._submits.bodies
-        self.endpoints: list[str] = self._submits.endpoints
+        self.submits: list[dict[str, Any]] = []
+        self.endpoints: list[str] = []
         self.callbacks: list[SentCallback] = self._sender.sent
 
         @asynccontextmanager
@@ -112,45 +113,59 @@ class Simulator:
     def _routes(self) -> Iterator[Route]:
         for path in ENDPOINTS:
             yield Route(f"/{{prefix:mj}}{path}", partial(self._submit, path), methods=["POST"])
-        for name in ("list-by-condition", "list-by-ids"):
-            yield Route(f"/{{prefix:mj}}/task/{name}", self._list, methods=["POST"])
-        for name in ("list", "queue"):
-            yield Route(f"/{{prefix:mj}}/task/{name}", partial(self._every, name), methods=["GET"])
-        for name, answer, method in (
-            ("fetch", self._world.fetch, "GET"),
-            ("image-seed", self._world.image_seed, "GET"),
-            ("cancel", self._world.cancel, "POST"),
+        world = self._world
+        for method, name, answer in (
+            ("POST", "list-by-condition", world.listed),
+            ("POST", "list-by-ids", world.listed),
+            ("GET", "list", world.every),
+            ("GET", "queue", world.every),
+            ("GET", "{task_id}/fetch", world.fetch),
+            ("GET", "{task_id}/image-seed", world.image_seed),
+            ("POST", "{task_id}/cancel", world.cancel),
         ):
-            yield Route(f"/{{prefix:mj}}/task/{{task_id}}/{name}", partial(self._about, answer), methods=[method])
+            yield Route(f"/{{prefix:mj}}/task/{name}", partial(self._about, answer, name), methods=[method])
         yield Route("/{prefix:mj}/image/{task_id}", self._relayed_picture, methods=["GET"])
         for path in ("/attachments/{channel}/{message}/{name}", "/cdn/video/{job}/{name}", "/cdn/{job}/{name}"):
             yield Route(path, self._raw, methods=["GET"])
 
     async def _submit(self, path: str, request: Request) -> Response:
-        found = _SPEED_PREFIX.search(request.url.path)
-        speed, content, authorized = found[1] if found else None, await request.body(), self._authorized(request)
-        return await self._response(
-            self._submits.receive(path, content, _address(request), speed, authorized=authorized)
-        )
+        return await self._response(self._received(path, request, await request.body()))
 
-    async def _about(self, answer: Callable[[str, str], Answer], request: Request) -> Response:
-        """Answer a query about one task, or a cancel."""
+    def _received(self, path: str, request: Request, content: bytes) -> Answer:
+        """Record one submit, an unreadable body as an empty one, and return its answer."""
+        body, profile = json_object(content), self._world.profile
+        self.submits.append(body or {})
+        self.endpoints.append(path.rsplit("/", 1)[-1])
+        if not self._authorized(request):
+            return answers.unauthorized()
+        fields = None if body is None else read(body, coerces=profile.coerces)
+        if fields is None:
+            return profile.unreadable()
+        if len(fields.state or "") > profile.state_limit:
+            return answers.validation(f"state is longer than {profile.state_limit} characters")
+        if len(fields.notify_hook or "") > profile.hook_limit:
+            return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
+        found, number = _SPEED_PREFIX.search(request.url.path), len(self.submits)
+        speed = found[1] if found else None
+        submit = Submit(self._world, fields, _address(request), speed, number, f"{self._seed}/{number}")
+        order = ENDPOINTS[path](submit, fields)
+        if isinstance(order, Answer):
+            return order
+        submit = replace(submit, order=order)
+        answer = self._faults.answer(submit) or submit.accepted()
+        action = submit.work.relay_action or submit.work.action
+        return self._faults.apply("answered", profile.rewritten(answer, action))
+
+    async def _about(self, answer: Callable[[Any, str], Answer], name: str, request: Request) -> Response:
+        """Answer a query about tasks, or a cancel: by the id in the path, the ids in the body, or a list's name."""
         if not self._authorized(request):
             return await self._response(answers.unauthorized())
-        return await self._response(answer(request.path_params["task_id"], _address(request)))
-
-    async def _list(self, request: Request) -> Response:
-        if not self._authorized(request):
-            return await self._response(answers.unauthorized())
-        # Some clients send numbers, some null.
-        ids = (json_object(await request.body()) or {}).get("ids")
-        wanted = map(str, ids) if isinstance(ids, list) else ()
-        return await self._response(self._world.listed(wanted, _address(request)))
-
-    async def _every(self, name: str, request: Request) -> Response:
-        if not self._authorized(request):
-            return await self._response(answers.unauthorized())
-        return await self._response(self._world.every(name, _address(request)))
+        wanted: Any = request.path_params.get("task_id", name)
+        if wanted.startswith("list-by-"):
+            # Some clients send numbers, some null.
+            ids = (json_object(await request.body()) or {}).get("ids")
+            wanted = map(str, ids) if isinstance(ids, list) else ()
+        return await self._response(answer(wanted, _address(request)))
 
     def _authorized(self, request: Request) -> bool:
         """Compare the key, sent as ``Bearer k``, bare, or as ``mj-api-secret``."""
@@ -181,7 +196,7 @@ class Simulator:
         view = self._world.view(task, _address(request))
         if not view.succeeded:
             file = await self._preview(view)
-        elif view.videos and view.films_are_pictures:
+        elif view.videos and view.profile.films_are_pictures:
             file = self._gallery.film(task, 0)
         else:
             file = await self._gallery.whole(task) if task.work.pictures else None

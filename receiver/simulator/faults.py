@@ -10,12 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from receiver.simulator import answers
 from receiver.simulator.answers import Answer, coded
 from receiver.simulator.prompts import scene_words
 from receiver.simulator.timeline import Call, Step, Timeline, delayed, dice
+
+if TYPE_CHECKING:
+    from receiver.simulator.submits import Submit
 
 FAULTS = {
     "unauthorized": "Every submit is answered 401, as if the key were wrong.",
@@ -69,17 +72,6 @@ Value = TypeVar("Value")
 Hook = Literal["answered", "timeline", "fetched_timeline", "calls", "callback", "fetched"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A readable submit before it is answered."""
-
-    number: int  # 1 for the first submit of this simulator
-    prompt: str  # of a follow-up: that of the task it builds on
-    properties: Mapping[str, Any]  # properties of the profile's answers
-    accept: Callable[[], object]  # makes the task and returns its id
-    existing: Callable[[], Answer | None]  # code 21 with an old task of the same request
-
-
 def _same(value: Value, *_: object) -> Value:
     return value
 
@@ -89,7 +81,7 @@ class Fault:
     """Hooks of one fault."""
 
     answer: Answer | None = None  # to submits
-    reply: Callable[[Request], Answer | None] | None = None  # to submits, where the answer depends on them
+    reply: Callable[["Submit"], Answer | None] | None = None  # to submits, where the answer depends on them
     accepts: bool = False  # makes the task before the answer
     answered: Callable[[Answer, Random], Answer] = _same  # answer to a submit
     timeline: Callable[[Timeline, Random], Timeline] = _same  # true timeline of a task
@@ -108,17 +100,17 @@ class Fault:
 # --- submit answers (PROTOCOL.md §4) -------------------------------------------------------------------------
 
 
-def banned_word(request: Request) -> Answer:
+def banned_word(submit: "Submit") -> Answer:
     """Return code 24 with the longest word and ``result`` null, as both proxies do (PROTOCOL.md §13.7)."""
-    words = re.findall(r"\w+", scene_words(request.prompt)) or [request.prompt]
-    facts = {"promptEn": request.prompt, "bannedWord": max(words, key=len)}
+    words = re.findall(r"\w+", scene_words(submit.work.prompt)) or [submit.work.prompt]
+    facts = {"promptEn": submit.work.prompt, "bannedWord": max(words, key=len)}
     return coded(answers.BANNED_WORD, "可能包含敏感词", None, facts)
 
 
-def queued(request: Request) -> Answer:
-    waiting = dice("queue", request.number).randint(1, 5)
-    facts = {"numberOfQueues": waiting, **request.properties}
-    return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", request.accept(), facts)
+def queued(submit: "Submit") -> Answer:
+    waiting = dice("queue", submit.number).randint(1, 5)
+    facts = {"numberOfQueues": waiting, **submit.properties}
+    return coded(answers.QUEUED, f"排队中，前面还有{waiting}个任务", submit.accept(), facts)
 
 
 def numeric(answer: Answer, chance: Random) -> Answer:
@@ -204,12 +196,12 @@ _HOOKS: Mapping[str, Fault] = {
     "submit_html": Fault(answer=answers.html_page(524, "A timeout occurred"), accepts=True),
     "ambiguous_lost": Fault(answer=_AMBIGUOUS),
     "submit_500": Fault(answer=_SERVER_ERROR),
-    "system_error": Fault(reply=lambda request: coded(answers.FAILED, "提交失败，系统异常", None, request.properties)),
+    "system_error": Fault(reply=lambda submit: coded(answers.FAILED, "提交失败，系统异常", None, submit.properties)),
     "saturated": Fault(answer=Answer(429, _SATURATED), first=2),
     "no_channel": Fault(answer=answers.comet_error(503, "model_not_found", _NO_CHANNEL), first=2),
     "no_account": Fault(answer=coded(answers.NOT_FOUND, "无可用的账号实例"), first=2),
-    "queue_full": Fault(reply=lambda request: coded(answers.QUEUE_FULL, _FULL, None, request.properties), first=2),
-    "existed": Fault(reply=lambda request: request.existing()),
+    "queue_full": Fault(reply=lambda submit: coded(answers.QUEUE_FULL, _FULL, None, submit.properties), first=2),
+    "existed": Fault(reply=lambda submit: submit.existing()),
     "queued": Fault(reply=queued, timeline=lambda timeline, chance: delayed(timeline, chance.uniform(3.0, 8.0))),
     "slow_answer": Fault(answered=lambda answer, chance: replace(answer, after=SLOW)),
     "numeric_result": Fault(answered=numeric),
@@ -254,14 +246,14 @@ class Faults:
         self.latin_1 = any(fault.latin_1 for fault in self._faults)
         self.doubles = any(fault.doubles for fault in self._faults)
 
-    def answer(self, request: Request) -> Answer | None:
+    def answer(self, submit: "Submit") -> Answer | None:
         """Return the first answer that any fault gives, None if all is well."""
         for fault in self._faults:
-            if request.number > fault.first:
+            if submit.number > fault.first:
                 continue
-            if answer := fault.reply(request) if fault.reply else fault.answer:
+            if answer := fault.reply(submit) if fault.reply else fault.answer:
                 if fault.accepts:
-                    request.accept()
+                    submit.accept()
                 return answer
         return None
 

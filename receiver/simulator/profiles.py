@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,8 @@ CSHARP_LOOP = 3.0
 
 _JAVA_INSTANCE = "1118138338562560102"
 _CSHARP_INSTANCE = "5e6ca8e1f40e4de6"
+_PLACES = ("discordChannelId", "discordInstanceId")
+_JSON_UTF_8 = "application/json; charset=utf-8"
 
 _UNKNOWN_PARENT = answers.relay_error(answers.VALIDATION, "task_not_found")
 _UNREADY_PARENT = answers.relay_error(answers.VALIDATION, "task_status_not_success")
@@ -36,71 +38,6 @@ _NO_PROMPT = answers.validation("prompt不能为空")
 _NO_INDEX = answers.validation("index参数错误")
 _NO_VIDEO_PROMPT = answers.validation("Prompt 不能为空")
 _NO_PATH = Answer(404, None)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Callbacks of a proxy: body, JSON, headers, times and address."""
-
-    shape: Callable[[View], dict[str, Any]]
-    encode: Callable[[object], bytes]
-    headers: Mapping[str, str]
-    schedule: Callable[[Timeline], list[Call]]
-    address: Callable[[str], str] = str
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One provider as seen from outside."""
-
-    name: str
-    description: str
-    shape: Callable[[View], dict[str, Any]]  # the task object of fetch and list
-    caller: Caller  # its callbacks
-    properties: Mapping[str, str]  # properties of accepting submit answers
-    encode: Callable[[object], bytes] = msgspec.json.encode  # JSON as this server writes it
-    content_type: str = "application/json"
-    accepted: str = "提交成功"
-    lagging: bool = False  # fetch shows the last poll's view, not the live one
-    previews: bool = True  # pictures are visible while IN_PROGRESS
-    coerces: bool = False  # a number in place of a string is read as its text
-    state_limit: float = 255
-    hook_limit: float = 2000
-    hides_codes: bool = False  # code 1 takes the place of 21 and 22, but see `KEEPS_CODE`
-    unknown_parent: Answer = _UNKNOWN_PARENT  # there is no task to build on
-    unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
-    index_always: bool = False  # a change needs an index even for REROLL
-    no_index: Answer = _NO_INDEX  # the answer when it has none
-    no_simple_change: Answer | None = None  # the answer where simple-change does not work
-    no_change: Answer | None = None  # the answer where change does not exist
-    no_video_prompt: Answer | None = None  # the answer to a video without a prompt, where it needs one
-    motion: str = ""  # motion of a video where none is sent
-    links_in_lists: bool = True  # links are taken in base64Array
-    lists: tuple[str, ...] = ()  # lists of all tasks: list, queue
-    by_prefix: bool = False  # a customId is judged by its beginning alone
-    outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
-    films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
-    window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
-    numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
-    side: int = prompts.SIDE  # of a square picture, in pixels
-    unknown_task: Answer = _UNKNOWN_TASK
-    no_prompt: Answer = _NO_PROMPT
-    unreadable: Callable[[], Answer] = lambda: answers.relay_error(answers.VALIDATION, "bind_request_body_failed")
-
-    def step(self, task: Task, now: float) -> Step:
-        """Return the status as this server knows it now."""
-        return task.polled_step(now) if self.lagging else task.fetched_step(now)
-
-    def view(self, task: Task, step: Step, origin: str, now: float) -> View:
-        """Return the task at a step, with or without previews."""
-        return View(task, step, origin, now, self.previews, self.films_are_pictures, self.side)
-
-    def rewritten(self, answer: Answer, action: str) -> Answer:
-        """Return a submit answer with the codes that the relay shows (PROTOCOL.md §4)."""
-        body, hidden = answer.body, {answers.QUEUED, answers.EXISTS}
-        if self.hides_codes and isinstance(body, dict) and body.get("code") in hidden and action not in KEEPS_CODE:
-            return replace(answer, body={**body, "code": answers.ACCEPTED})
-        return answer
 
 
 # --- the relay -----------------------------------------------------------------------------------------------
@@ -285,7 +222,8 @@ def _csharp_result(view: View) -> dict[str, Any]:
         "version": prompts.version(work.prompt),
     }
     if work.pictures:
-        width, height = (side * work.enlarged for side in prompts.picture_size(work.pictures[0].ratio, view.side))
+        size = prompts.picture_size(work.pictures[0].ratio, view.profile.side)
+        width, height = (side * work.enlarged for side in size)
         found |= dict.fromkeys(("width", "imageWidth"), width) | dict.fromkeys(("height", "imageHeight"), height)
         # A guess, as in the recorded payloads: the picture is only drawn on request.
         found |= {"size": width * height * 3 // 4, "contentType": "video/mp4" if film else "image/png"}
@@ -343,31 +281,71 @@ def _unreadable_by_csharp() -> Answer:
     return Answer(200, {"success": False, "code": -1, "message": message, "timestamp": now})
 
 
-# --- all profiles --------------------------------------------------------------------------------------------
+# --- all profiles -------------------------------------------------------------------------------------------
 
-_CSHARP_CALLER = Caller(
-    csharp_task, csharp_encode, {"Content-Type": "application/json; charset=utf-8"}, csharp_schedule
-)
-_JAVA_CALLER = Caller(
-    java_task,
-    msgspec.json.encode,
-    {
-        "Content-Type": "application/json",
-        "Accept": "application/json, application/*+json",
-        "User-Agent": "Java/17.0.10",
-    },
-    java_schedule,
-    java_address,
-)
-_CSHARP_PROPERTIES = {"discordChannelId": _CSHARP_INSTANCE, "discordInstanceId": _CSHARP_INSTANCE}
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One provider as seen from outside."""
+
+    name: str
+    description: str
+    shape: Callable[[View], dict[str, Any]]  # the task object of fetch and list
+    # Its callbacks
+    called: Callable[[View], dict[str, Any]] = csharp_task
+    call_encode: Callable[[object], bytes] = csharp_encode
+    call_headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": _JSON_UTF_8})
+    schedule: Callable[[Timeline], list[Call]] = csharp_schedule
+    call_address: Callable[[str], str] = str
+    # Its answers
+    properties: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(_PLACES, _CSHARP_INSTANCE))
+    encode: Callable[[object], bytes] = msgspec.json.encode  # JSON as this server writes it
+    content_type: str = "application/json"
+    accepted: str = "提交成功"
+    lagging: bool = False  # fetch shows the last poll's view, not the live one
+    previews: bool = True  # pictures are visible while IN_PROGRESS
+    coerces: bool = False  # a number in place of a string is read as its text
+    state_limit: float = 255
+    hook_limit: float = 2000
+    hides_codes: bool = False  # code 1 takes the place of 21 and 22, but see `KEEPS_CODE`
+    unknown_parent: Answer = _UNKNOWN_PARENT  # there is no task to build on
+    unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
+    index_always: bool = False  # a change needs an index even for REROLL
+    no_index: Answer = _NO_INDEX  # the answer when it has none
+    no_simple_change: Answer | None = None  # the answer where simple-change does not work
+    no_change: Answer | None = None  # the answer where change does not exist
+    no_video_prompt: Answer | None = None  # the answer to a video without a prompt, where it needs one
+    motion: str = ""  # motion of a video where none is sent
+    links_in_lists: bool = True  # links are taken in base64Array
+    lists: tuple[str, ...] = ()  # lists of all tasks: list, queue
+    by_prefix: bool = False  # a customId is judged by its beginning alone
+    outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
+    films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
+    window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
+    numbers_states: bool = False  # "imagine all" gives each task the state with its number behind it
+    side: int = prompts.SIDE  # of a square picture, in pixels
+    unknown_task: Answer = _UNKNOWN_TASK
+    no_prompt: Answer = _NO_PROMPT
+    unreadable: Callable[[], Answer] = lambda: answers.relay_error(answers.VALIDATION, "bind_request_body_failed")
+
+    def step(self, task: Task, now: float) -> Step:
+        """Return the status as this server knows it now."""
+        return task.polled_step(now) if self.lagging else task.fetched_step(now)
+
+    def rewritten(self, answer: Answer, action: str) -> Answer:
+        """Return a submit answer with the codes that the relay shows (PROTOCOL.md §4)."""
+        body, hidden = answer.body, {answers.QUEUED, answers.EXISTS}
+        if self.hides_codes and isinstance(body, dict) and body.get("code") in hidden and action not in KEEPS_CODE:
+            return replace(answer, body={**body, "code": answers.ACCEPTED})
+        return answer
+
 
 ALL_PROFILES = (
     Profile(
         name="default",
         description="What every known client accepts: a live fetch, no empty status, each callback once.",
         shape=default_task,
-        caller=replace(_CSHARP_CALLER, schedule=calls_for),
-        properties=_CSHARP_PROPERTIES,
+        schedule=calls_for,
         accepted="Submission successful",
         outdated_buttons=True,
         films_are_pictures=False,
@@ -377,8 +355,6 @@ ALL_PROFILES = (
         name="relay",
         description="new-api before a C# proxy: its view moves every 15 s and starts with an empty status.",
         shape=relay_task,
-        caller=_CSHARP_CALLER,
-        properties=_CSHARP_PROPERTIES,
         lagging=True,
         hides_codes=True,
         no_prompt=answers.relay_error(answers.VALIDATION, "prompt_is_required"),
@@ -393,7 +369,15 @@ ALL_PROFILES = (
         name="java",
         description="novicezk's Java proxy alone: 14 keys, no buttons, equal states called back twice.",
         shape=java_task,
-        caller=_JAVA_CALLER,
+        called=java_task,
+        call_encode=msgspec.json.encode,
+        call_headers={
+            "Content-Type": "application/json",
+            "Accept": "application/json, application/*+json",
+            "User-Agent": "Java/17.0.10",
+        },
+        schedule=java_schedule,
+        call_address=java_address,
         properties={"discordInstanceId": _JAVA_INSTANCE},
         coerces=True,
         state_limit=math.inf,
@@ -412,9 +396,7 @@ ALL_PROFILES = (
         description="trueai's C# proxy alone: 75 keys, escaped JSON, no previews, the end called back twice.",
         shape=csharp_task,
         encode=csharp_encode,
-        caller=_CSHARP_CALLER,
-        properties=_CSHARP_PROPERTIES,
-        content_type="application/json; charset=utf-8",
+        content_type=_JSON_UTF_8,
         previews=False,
         unknown_task=Answer(204, None),
         unreadable=_unreadable_by_csharp,

@@ -12,7 +12,6 @@ import msgspec
 
 from receiver.simulator import answers, prompts, tasks, timeline, works
 from receiver.simulator.answers import Answer
-from receiver.simulator.faults import Faults, Request
 from receiver.simulator.tasks import Task
 from receiver.simulator.works import Button, Film, Picture, Press, Repainted, Scene, Upload, Work
 from receiver.simulator.world import World
@@ -129,8 +128,19 @@ class Submit:
     fields: Fields
     origin: str
     speed: str | None
+    number: int  # 1 for the first submit of this simulator
     chance: str  # name of its dice
     order: Order = Order()
+
+    @property
+    def work(self) -> Work:
+        """The work that decides the answer. Of a follow-up it has the prompt of the task it builds on."""
+        return self.order.works[0] if self.order.works else Work("", "")
+
+    @property
+    def properties(self) -> Mapping[str, str]:
+        """The properties of an accepting answer."""
+        return self.world.profile.properties
 
     @property
     def seed(self) -> int:
@@ -183,9 +193,9 @@ class Submit:
         """Return code 1, or 21 where a window opened."""
         result, profile = self.accept(), self.world.profile
         if window := self.order.window:
-            facts = {"finalPrompt": window.prompt, "remix": True, **profile.properties}
+            facts = {"finalPrompt": window.prompt, "remix": True, **self.properties}
             return answers.coded(answers.EXISTS, "Waiting for window confirm", result, facts)
-        return answers.coded(answers.ACCEPTED, profile.accepted, result, profile.properties)
+        return answers.coded(answers.ACCEPTED, profile.accepted, result, self.properties)
 
     def existing(self) -> Answer | None:
         """Return code 21 with an old task of the same request, None where a window opens or no task is made."""
@@ -194,42 +204,7 @@ class Submit:
             return None
         task = self.world.existing(order.works[0], self.origin, self.chance)
         facts = {"status": "SUCCESS", "imageUrl": self.world.live(task).picture or ""}
-        return answers.coded(answers.EXISTS, "任务已存在", task.id, {**facts, **self.world.profile.properties})
-
-
-class Submits:
-    """Receives every submit, and records it whatever the answer."""
-
-    def __init__(self, world: World, faults: Faults, seed: int) -> None:
-        self.bodies: list[dict[str, Any]] = []
-        self.endpoints: list[str] = []
-        self._world = world
-        self._faults = faults
-        self._seed = seed
-
-    def receive(self, path: str, content: bytes, origin: str, speed: str | None, *, authorized: bool) -> Answer:
-        """Answer one submit. An unreadable body is recorded as an empty one."""
-        body, profile = json_object(content), self._world.profile
-        self.bodies.append(body or {})
-        self.endpoints.append(path.rsplit("/", 1)[-1])
-        if not authorized:
-            return answers.unauthorized()
-        fields = None if body is None else read(body, coerces=profile.coerces)
-        if fields is None:
-            return profile.unreadable()
-        if len(fields.state or "") > profile.state_limit:
-            return answers.validation(f"state is longer than {profile.state_limit} characters")
-        if len(fields.notify_hook or "") > profile.hook_limit:
-            return answers.validation(f"notifyHook is longer than {profile.hook_limit} characters")
-        submit = Submit(self._world, fields, origin, speed, f"{self._seed}/{len(self.bodies)}")
-        order = ENDPOINTS[path](submit, fields)
-        if isinstance(order, Answer):
-            return order
-        submit = replace(submit, order=order)
-        work = order.works[0] if order.works else Work("", "")
-        request = Request(len(self.bodies), work.prompt, profile.properties, submit.accept, submit.existing)
-        answer = self._faults.answer(request) or submit.accepted()
-        return self._faults.apply("answered", profile.rewritten(answer, work.relay_action or work.action))
+        return answers.coded(answers.EXISTS, "任务已存在", task.id, {**facts, **self.properties})
 
 
 # --- endpoints -----------------------------------------------------------------------------------------------

@@ -3,11 +3,15 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from receiver.simulator import prompts
 from receiver.simulator.timeline import UNSEEN, Step, Timeline, dice, step_at
 from receiver.simulator.works import Press, Work
+
+if TYPE_CHECKING:
+    from receiver.simulator.profiles import Profile
 
 RELAY_PERIOD = 15.0
 """Seconds between two polls of a relay (PROTOCOL.md §5, §9)."""
@@ -96,9 +100,7 @@ class View:
     step: Step
     origin: str
     now: float
-    previews: bool = True
-    films_are_pictures: bool = True
-    side: int = prompts.SIDE
+    profile: "Profile"
 
     def milliseconds(self, step: Step) -> int:
         """Return the time of a step as on the wire, in epoch milliseconds (PROTOCOL.md §5)."""
@@ -160,13 +162,13 @@ class View:
     @property
     def has_preview(self) -> bool:
         """True if an unfinished picture is visible."""
-        shown = self.previews and bool(self.task.work.pictures) and not self.task.work.texts
+        shown = self.profile.previews and bool(self.task.work.pictures) and not self.task.work.texts
         return shown and self.step.status == "IN_PROGRESS" and self.step.percent > 0
 
     @property
     def picture(self) -> str | None:
         """The raw Discord link (PROTOCOL.md §9) of the preview or picture. Of a video, the first mp4 at the proxies."""
-        if self.succeeded and self.videos and self.films_are_pictures:
+        if self.succeeded and self.videos and self.profile.films_are_pictures:
             return self.videos[0]
         if self.succeeded and self.task.work.pictures:
             name = f"user_{prompts.slug(self.task.work.prompt)}_{self.task.job}.png"

@@ -78,25 +78,25 @@ class CallbackSender:
         async def send_all() -> None:
             for call in planned:
                 await self._clock.until(task.submitted + call.after)
-                await self._send(self._profile.view(task, call.step, task.origin, task.submitted + call.after))
+                await self._send(View(task, call.step, task.origin, task.submitted + call.after, self._profile))
             self._running.pop(task.id, None)
 
         self._running[task.id] = asyncio.create_task(send_all())
 
     async def _send(self, view: View) -> None:
-        http_status, error, caller = None, None, self._profile.caller
-        body = self._faults.apply("callback", caller.shape(view))
+        http_status, error, profile = None, None, self._profile
+        body = self._faults.apply("callback", profile.called(view))
         old = json.dumps(body, ensure_ascii=False).encode("iso-8859-1", "replace") if self._faults.latin_1 else None
         try:
             request = self._client.build_request(
                 "POST",
-                caller.address(view.task.hook or ""),
-                content=old or caller.encode(body),
-                headers=dict(caller.headers),
+                profile.call_address(view.task.hook or ""),
+                content=old or profile.call_encode(body),
+                headers=dict(profile.call_headers),
                 timeout=_TIMEOUT,
             )
             # httpx adds headers of its own, but the C# sender has none of them.
-            for name in {"User-Agent", "Accept", "Accept-Encoding"} - set(caller.headers):
+            for name in {"User-Agent", "Accept", "Accept-Encoding"} - set(profile.call_headers):
                 request.headers.pop(name, None)
             http_status = (await self._client.send(request, follow_redirects=False)).status_code
         # InvalidURL and ValueError: the hook may be any text.
@@ -191,7 +191,7 @@ class World:
 
     def _call_back(self, task: Task, hook: str | None, state: str | None, since: float = 0.0) -> None:
         if hook:
-            calls = self._faults.apply("calls", self.profile.caller.schedule(task.timeline), task.chance)
+            calls = self._faults.apply("calls", self.profile.schedule(task.timeline), task.chance)
             calls = sorted((call for call in calls if call.step.after >= since), key=lambda call: call.after)
             self._sender.start(task, hook, state, calls)
 
@@ -293,12 +293,12 @@ class World:
     def view(self, task: Task, origin: str) -> View:
         """Return the task as this profile knows it now."""
         now = self.clock.now()
-        return self.profile.view(task, self.profile.step(task, now), origin, now)
+        return View(task, self.profile.step(task, now), origin, now, self.profile)
 
     def live(self, task: Task) -> View:
         """Return the task's true view now, whatever a relay knows of it."""
         now = self.clock.now()
-        return View(task, task.step(now), task.origin, now)
+        return View(task, task.step(now), task.origin, now, self.profile)
 
     def task(self, task_id: str) -> Task | None:
         """Return the task of this id."""
