@@ -10,9 +10,8 @@ The due index consists of empty objects. Their keys are listed in order of time 
                                                 `-failed` if each of these has failed
     dead/DESTINATION/0.ID.VERSION-NONCE         a submission with a dead delivery there
 
-The submission names its entries. An entry is made before the submission that needs it, and deleted after the first
-version that does not. An entry that is not named is deleted once the submission is as new as the entry. Until then its
-writer may be about to write the submission.
+The submission names its entries. One that it does not name is deleted once the submission is as new as the entry. Until
+then its writer may be about to write the submission (see `store` for the order).
 """
 
 from __future__ import annotations
@@ -21,20 +20,22 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
+from weakref import WeakValueDictionary
 
 from receiver import metrics
 from receiver.bucket import PreconditionFailed
-from receiver.bucket.client import Bucket, Tag
+from receiver.bucket.client import Bucket, StoredObject, Tag
 from receiver.errors import JournalError
 from receiver.events import Submission
 from receiver.journal.bucket import keys
 from receiver.journal.bucket.stored import MOVE_MS, StoredSubmission, decode, encode, replace
 from receiver.journal.document import file_digests
-from receiver.journal.shared import jitter
+from receiver.journal.shared import Swaps
 
 T = TypeVar("T")
 Mutate = Callable[[StoredSubmission], tuple[StoredSubmission, T]]
@@ -42,8 +43,6 @@ Mutate = Callable[[StoredSubmission], tuple[StoredSubmission, T]]
 
 CACHED = 256
 """Submissions in the cache."""
-TRIES = 20
-"""Tries of a change that conflicts with other processes."""
 WAITS = (0.2, 1.0)
 """Seconds before the retries of a failed put. obstore's own retries come first."""
 AT_ONCE = 16
@@ -96,10 +95,8 @@ class Documents:
         self._add = add
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._places: defaultdict[str, _Place] = defaultdict(_Place)
-        self._queues: dict[str, list[tuple[Mutate[Any], asyncio.Future[Any]]]] = {}
+        self._swaps: WeakValueDictionary[str, Swaps[_Cached]] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._litter: list[str] = []
-        self._sweeping = False
         self._reads = asyncio.Semaphore(AT_ONCE)
 
     # Reading
@@ -109,23 +106,20 @@ class Documents:
         cached = self._cache.get(id)
         if cached is not None and (cached.tag.etag == etag or time.monotonic() - cached.read_at < max_age):
             return cached.stored
-        read = await self._read(id)
-        return None if read is None else read.stored
+        return read.stored if (read := await self._read(id)) is not None else None
 
     async def _read(self, id: str) -> _Cached | None:
         key, cached = keys.submission(id), self._cache.get(id)
         async with self._reads:
             found = await (self.bucket.get(key) if cached is None else self.bucket.get_if_changed(key, cached.tag))
-        if isinstance(found, Tag):
-            assert cached is not None  # noqa: S101 - its tag was the condition
+        if cached is not None and isinstance(found, Tag):
             cached.read_at = time.monotonic()
             return cached
-        read = decode(found.data, key) if found is not None else None
-        if found is None or read is None or read.erased:
-            self._cache.pop(id, None)
-            self.sweep([key] if found is not None else [])  # its eraser has ended halfway
-            return None
-        return self._keep(read, found.tag)
+        if isinstance(found, StoredObject) and not (read := decode(found.data, key)).erased:
+            return self._keep(read, found.tag)
+        self._cache.pop(id, None)
+        self.sweep([key] if found is not None else [])  # its eraser has ended halfway
+        return None
 
     def _keep(self, read: StoredSubmission, tag: Tag) -> _Cached:
         now = self._cache.get(read.id)
@@ -143,85 +137,45 @@ class Documents:
 
     async def write(self, id: str, mutate: Mutate[T]) -> T | None:
         """Change a submission in one transaction. None: there is no such submission."""
-        future: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
-        queue = self._queues.get(id)
-        if queue is None:
-            self._queues[id] = [(mutate, future)]
-            self._start(self._serve(id))
-        else:
-            queue.append((mutate, future))
-        return await future
 
-    async def _serve(self, id: str) -> None:
-        while batch := self._queues[id]:
-            self._queues[id] = []
-            outcomes: Sequence[Any]
-            try:
-                outcomes = await self._write_batch(id, [mutate for mutate, _ in batch])
-            except Exception as exc:
-                outcomes = [exc] * len(batch)
-            for (_, future), outcome in zip(batch, outcomes, strict=True):
-                if future.done():
-                    continue  # its caller was cancelled
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-        del self._queues[id]
+        def changed(held: _Cached) -> tuple[_Cached, T]:
+            after, outcome = mutate(held.stored)
+            return (held if after is held.stored else _Cached(after, held.tag, held.read_at)), outcome
 
-    async def _write_batch(self, id: str, batch: Sequence[Mutate[Any]]) -> Sequence[Any]:
-        """Return the outcome or the exception of each change."""
-        cached = self._cache.get(id)
-        fresh = cached is None
-        for attempt in range(TRIES):
-            cached = cached or await self._read(id)
-            if cached is None:
-                return [None] * len(batch)
-            draft, outcomes = cached.stored, []
-            for mutate in batch:
-                try:
-                    draft, outcome = mutate(draft)
-                except Exception as exc:  # one that fails changes nothing
-                    outcome = exc
-                outcomes.append(outcome)
-            if draft is cached.stored and not fresh:
-                found, fresh = await self._read(id), True
-                if found is not cached:
-                    cached = found  # the cache was outdated
-                    continue
-            try:
-                if draft is not cached.stored:
-                    began = time.perf_counter()
-                    cached = await self._commit(cached.stored, draft, cached.tag)
-                    if metrics.counting:
-                        metrics.committed(len(batch), began)
-            except PreconditionFailed:
-                cached, fresh = None, True
-                await asyncio.sleep(jitter(attempt))
-                continue
-            await self._write_additions(cached)
-            return outcomes
-        raise JournalError(f"Submission {id} is changed by too many at once. Try again.", fault="locked")
+        swaps = self._swaps.get(id)
+        if swaps is None:
+            swaps = Swaps(f"submission {id}", partial(self._current, id), self._swap, self._start)
+            self._swaps[id] = swaps
+        return await swaps.run(changed)
 
-    async def create(self, submission: Submission) -> None:
-        """Write a new submission. Raises PreconditionFailed if there is one of that id."""
-        await self._commit(None, StoredSubmission(submission=submission), None)
+    async def _current(self, id: str, fresh: bool) -> tuple[_Cached | None, bool]:
+        cached = None if fresh else self._cache.get(id)
+        return (await self._read(id), True) if cached is None else (cached, False)
 
-    async def _commit(self, old: StoredSubmission | None, draft: StoredSubmission, tag: Tag | None) -> _Cached:
-        """Write entries and links, then the object, then delete old entries. A crash in between leaves an entry too
-        many, never one too few."""
+    async def _swap(self, old: _Cached, new: _Cached, count: int) -> bool:
+        began = time.perf_counter()
+        try:
+            written = await self.commit(old.stored, new.stored, old.tag)
+        except PreconditionFailed:
+            return False
+        if metrics.counting:
+            metrics.committed(count, began)
+        await self._write_additions(written)
+        return True
+
+    async def commit(self, old: StoredSubmission | None, draft: StoredSubmission, tag: Tag | None) -> _Cached:
+        """Write entries and links, then the object, then delete old entries. `old` and `tag` are None for a new one.
+
+        Raises:
+            PreconditionFailed: the object has another version now.
+        """
         version = old.version + 1 if old else 1
         draft = replace(draft, version=version, nonce=secrets.token_hex(8)).with_entries()
         before, after = (set(item.entries.values()) if item else set() for item in (old, draft))
         fresh = sorted(file_digests(draft.submission) - (file_digests(old.submission) if old else frozenset()))
         data, draft = encode(replace(draft, files=(*draft.files, *fresh)))
-        links = [keys.path(keys.FILES, digest, draft.id) for digest in fresh]
-        row, task_id = draft.submission, draft.submission.task_id
-        if task_id is not None and (old is None or old.submission.task_id != task_id):
-            links.append(keys.path(keys.TASKS, task_id, row.id))
-        if row.parent_id is not None and old is None:
-            links.append(keys.path(keys.CHILDREN, row.parent_id, row.id))
-        await asyncio.gather(*(put(self.bucket, key, b"", "any") for key in (*sorted(after - before), *links)))
+        links = {*draft.links()} - {*(old.links() if old else ())}
+        await asyncio.gather(*(put(self.bucket, key, b"", "any") for key in sorted((after - before) | links)))
         try:
             written = await put(self.bucket, keys.submission(draft.id), data, tag)
         except BaseException:
@@ -236,25 +190,21 @@ class Documents:
         return cached
 
     async def _write_additions(self, cached: _Cached) -> None:
-        """Write submissions that came of a change. After a crash `finish` does."""
-        if not cached.stored.additions:
-            return
+        """Write submissions that came of a change. After a crash, the next change does (see `due`)."""
         for addition in cached.stored.additions:
             await self._add(addition)
-        with suppress(PreconditionFailed):  # another process has written it since, and goes on with it
-            await self._commit(cached.stored, replace(cached.stored, additions=()), cached.tag)
+        if cached.stored.additions:
+            with suppress(PreconditionFailed):  # another process has written it since, and goes on with it
+                await self.commit(cached.stored, replace(cached.stored, additions=()), cached.tag)
 
     # The due index
 
-    async def due(self, place: str, now_ms: int, fresh: float | None = None) -> AsyncIterator[StoredSubmission]:
+    async def due(self, place: str, now_ms: int, fresh: float | None = None) -> AsyncGenerator[StoredSubmission]:
         """Yield submissions with an entry up to now, in order of the entries. Each is read when it is wanted.
 
         With `fresh`, entries of what has failed are left out, and the one at this place (0 to 1) comes first.
         Entries that came much too early are moved, and additions that another process left are written.
         """
-
-        def without_entry(item: StoredSubmission) -> tuple[StoredSubmission, None]:
-            return replace(item, entries={name: key for name, key in item.entries.items() if name != place}), None
 
         def wanted(key: str) -> bool:
             return fresh is None or not keys.has_failed(key)
@@ -271,7 +221,7 @@ class Documents:
                 known.entries = found | {key: made for key, made in known.entries.items() if key not in before}
                 known.looked_at = began
         entries = sorted(key for key in known.entries if key < end and wanted(key))
-        step, seen = AT_ONCE, set[str]()
+        step = AT_ONCE
         if fresh is not None:
             step, entries = 1, entries[:WINDOW]
             middle = fresh * len(entries)
@@ -280,14 +230,14 @@ class Documents:
             some = entries[start : start + step]
             for key, item in zip(some, await asyncio.gather(*map(self._due, some)), strict=True):
                 if item is not None and item.entries.get(place) == key:
-                    if item.id not in seen:
-                        seen.add(item.id)
-                        yield item
-                        if item.additions or item.due_ms().get(place, FAR_MS) > now_ms + MOVE_MS:
-                            await self.write(item.id, without_entry)
-                    continue
-                abandoned = item is None and time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
-                if abandoned or (item is not None and item.version >= keys.read_entry(key)[2]):
+                    yield item
+                    if item.additions or item.due_ms().get(place, FAR_MS) > now_ms + MOVE_MS:
+                        await self.write(item.id, lambda stored: (replace(stored), None))  # with a timely entry
+                elif (
+                    time.time() * 1000 - known.entries.get(key, 0) > ABANDONED_MS
+                    if item is None
+                    else item.version >= keys.read_entry(key)[2]
+                ):
                     self.sweep([key])  # it leads nowhere
 
     async def _due(self, key: str) -> StoredSubmission | None:
@@ -304,22 +254,18 @@ class Documents:
         for key in gone:
             if (place := self._places.get(keys.place(key))) is not None:
                 place.entries.pop(key, None)
-        self._litter += gone
-        if self._litter and not self._sweeping:
-            self._sweeping = True
-            self._start(self._sweep())
+        if gone:
+            self._start(self._delete(gone))
 
-    async def _sweep(self) -> None:
+    async def _delete(self, gone: Sequence[str]) -> None:
         with suppress(JournalError):
-            while self._litter:
-                some, self._litter = self._litter[:1000], self._litter[1000:]
-                await self.bucket.delete(some)
-        self._sweeping = False
+            await self.bucket.delete(gone)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def settle(self) -> None:
         """Wait until nothing is written or swept."""
@@ -339,23 +285,20 @@ async def put(bucket: Bucket, key: str, data: bytes, tag: Tag | Literal["any"] |
     Raises:
         PreconditionFailed: another process was faster.
     """
-    problem: Exception | None = None
-    for wait in (0.0, *WAITS):
-        await asyncio.sleep(wait)
+    waits = iter(WAITS)
+    while True:
         try:
             if tag == "any":
                 return await bucket.put(key, data)
             return await (bucket.create(key, data) if tag is None else bucket.replace(key, data, tag))
         except (PreconditionFailed, JournalError) as exc:
-            problem = exc
+            problem: Exception = exc
         try:
-            found = await bucket.get(key)
+            if (found := await bucket.get(key)) is not None and found.data == data:
+                return found.tag
         except JournalError as exc:
             problem = exc
-            continue
-        if found is not None and found.data == data:
-            return found.tag
-        if isinstance(problem, PreconditionFailed):
-            break
-    assert problem is not None  # noqa: S101 - each turn ends with one
-    raise problem
+        wait = next(waits, None)
+        if wait is None or isinstance(problem, PreconditionFailed):
+            raise problem
+        await asyncio.sleep(wait)

@@ -65,18 +65,16 @@ def once(name: str) -> str:
     return f"once/{sha256(name.encode(errors='replace')).hexdigest()}"
 
 
-def entry(place: str, due_ms: int, id: str, version: int, nonce: str) -> str:
-    """Return the key of an index entry at `place` for one version of a submission. It is never used again."""
-    return f"{place}/{max(due_ms, 0):015d}.{escaped(id)}.{version}-{nonce}"
+def entry(place: str, due_ms: int, id: str, version: int, nonce: str, *, failed: bool = False) -> str:
+    """Return the key of an index entry at `place` for one version of a submission. It is never used again.
 
-
-def failed(nonce: str) -> str:
-    """Return the nonce of an entry for a submission of which all open deliveries to the destination have failed."""
-    return f"{nonce}-failed"
+    `failed`: all open deliveries of the submission to the destination have failed.
+    """
+    return f"{place}/{max(due_ms, 0):015d}.{escaped(id)}.{version}-{nonce}{'-failed' if failed else ''}"
 
 
 def has_failed(key: str) -> bool:
-    """Return True for an entry with a nonce of `failed`."""
+    """Return True for an entry made with `failed`."""
     return key.endswith("-failed")
 
 

@@ -28,8 +28,7 @@ import heapq
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
-from itertools import compress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
@@ -45,6 +44,7 @@ from receiver.journal.bucket import keys
 from receiver.journal.bucket.documents import ABANDONED_MS, FAR_MS, Documents, put
 from receiver.journal.bucket.stored import StoredSubmission, damaged, replace
 from receiver.journal.document import DUE_FIELDS, Document, Transition, to_json_bytes
+from receiver.journal.shared import TRIES
 from receiver.journal.store import (
     EVERYTHING,
     Counts,
@@ -73,7 +73,6 @@ COUNTED = 200
 REMOVED = ("attempts", "deliveries", "callbacks", "events")
 """Kinds of rows that an object of a submission holds."""
 ID_LENGTH = 26
-NAME_TRIES = 20
 PURGED = "purged"
 """Shared value: objects last written before this time, by the bucket's clock, have no callbacks."""
 
@@ -93,7 +92,6 @@ class BucketStore:
         self.place = place
         self.cache_seconds = look_seconds
         self._open_documents = Documents(bucket, look_seconds=look_seconds, add=self.create)
-        self._claiming: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._closed = False
 
     @property
@@ -127,7 +125,6 @@ class BucketStore:
         return {item.id: item.document() for item in found if item is not None}
 
     async def update(self, id: str, transition: Transition[T]) -> T | None:
-
         def changed(stored: StoredSubmission) -> tuple[StoredSubmission, T]:
             before = stored.document()
             after, outcome = transition(before)
@@ -138,44 +135,31 @@ class BucketStore:
     async def claim(
         self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
     ) -> list[T]:
-        async with self._claiming[destination]:
-            taken = list[T]()
-            async for found in self._claimable(destination, now_ms, max(2 * limit, 16), fresh):
-                candidates = found
-                while candidates and len(taken) < limit:
-                    some, candidates = candidates[: limit - len(taken)], candidates[limit - len(taken) :]
-                    results = await asyncio.gather(*(self.update(id, transition) for id in some))
-                    taken += [item for item in results if item is not None]
-                if len(taken) >= limit:
-                    break
-        return taken
+        def is_claimable(item: Delivery) -> bool:
+            is_due = item.destination == destination and item.status == "pending" and item.due_ms <= now_ms
+            return is_due and (fresh is None or not item.failures)
 
-    async def _claimable(
-        self, destination: str, now_ms: int, size: int, fresh: float | None
-    ) -> AsyncIterator[list[str]]:
-        """Yield submissions with a due delivery, `size` at a time, of these the longest due first. With `fresh`, yield
-        each as it comes."""
-        due: list[tuple[int, str]] = []
-        async for stored in self._documents.due(keys.path(keys.TO, destination), now_ms, fresh):
-            times = [
-                item.due_ms
-                for item in stored.deliveries
-                if item.destination == destination
-                and item.status == "pending"
-                and item.due_ms <= now_ms
-                and (fresh is None or not item.failures)
-            ]
-            if times and not stored.document().is_busy(destination):
-                due.append((min(times), stored.id))
-            if due and (len(due) >= size or fresh is not None):
-                yield [id for _, id in sorted(due)]
-                due.clear()
-        yield [id for _, id in sorted(due)]
+        place, taken = keys.path(keys.TO, destination), list[T]()
+        found: list[tuple[int, str]] = []
+        size = max(2 * limit, 16) if fresh is None else 1
+        async with aclosing(self._documents.due(place, now_ms, fresh)) as due:
+            while len(taken) < limit:
+                # An entry may be early, so the longest due come first only among some that were read.
+                while len(found) < size and (stored := await anext(due, None)) is not None:
+                    times = [item.due_ms for item in stored.deliveries if is_claimable(item)]
+                    if times and not stored.document().is_busy(destination):
+                        found.append((min(times), stored.id))
+                if not found:
+                    break
+                found.sort()
+                some, found = found[: limit - len(taken)], found[limit - len(taken) :]
+                results = await asyncio.gather(*(self.update(id, transition) for _, id in some))
+                taken += [item for item in results if item is not None]
+        return taken
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
         due_of = DUE_FIELDS[kind]
-        due = [item async for item in self._documents.due(keys.ROWS, now_ms)]
-        rows = [item.submission for item in due]
+        rows = [item.submission async for item in self._documents.due(keys.ROWS, now_ms)]
         found = [(ms, row) for row in rows if (ms := due_of(row)) is not None and ms <= now_ms]
         return [row for _, row in sorted(found, key=lambda item: item[0])[:limit]]
 
@@ -187,7 +171,7 @@ class BucketStore:
         # The name is put first, with the submission in it. A process that finds a name without its submission writes
         # that submission, so a crash blocks no name, and two that take it at once make one submission.
         key = keys.once(submission.once)
-        for _ in range(NAME_TRIES):
+        for _ in range(TRIES):
             found = await self._bucket.get(key)
             holder = _holder(found, key)
             stored = await self._documents.get(holder.id) if holder is not None else None
@@ -198,14 +182,13 @@ class BucketStore:
                     return await self._write_new(holder)
                 continue
             with suppress(PreconditionFailed):
-                tag = found.tag if found is not None else None
-                await put(self._bucket, key, to_json_bytes(submission), tag)
+                await put(self._bucket, key, to_json_bytes(submission), found.tag if found is not None else None)
                 return await self._write_new(submission)
         raise JournalError("The submission's name is taken and freed by too many at once. Try again.", fault="locked")
 
     async def _write_new(self, submission: Submission) -> Submission:
         try:
-            await self._documents.create(submission)
+            await self._documents.commit(None, StoredSubmission(submission=submission), None)
         except PreconditionFailed as exc:
             stored = await self._documents.get(submission.id)
             if submission.once is None or stored is None or stored.submission.once != submission.once:
@@ -257,13 +240,8 @@ class BucketStore:
         last = await self._documents.write(id, removed)
         if last is None:
             return {"kept": 1}
-        links = [keys.path(keys.FILES, digest, id) for digest in last.files]
-        if not files_only:
-            row = last.submission
-            links += [keys.path(keys.TASKS, row.task_id, id)] if row.task_id is not None else []
-            links += [keys.path(keys.CHILDREN, row.parent_id, id)] if row.parent_id is not None else []
-            links.append(keys.submission(id))
-        await self._bucket.delete(links)
+        object_key = [] if files_only else [keys.submission(id)]
+        await self._bucket.delete([*last.links(files_only=files_only), *object_key])
         # Two submissions that are removed at once see each other as in need of a file, until one has gone.
         left = [digest for digest in last.files if digest not in files and not await self._is_needed(digest)]
         await self._leave(left)
@@ -333,7 +311,6 @@ class BucketStore:
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = False
     ) -> list[StoredRow]:
-
         def follows(key: Key) -> bool:
             return after is None or (key < after if newest_first else key > after)
 
@@ -358,9 +335,8 @@ class BucketStore:
         found: list[StoredRow] = []
         async for heads in self._heads(kind, wanted, after, newest_first=newest_first):
             if kind == "submissions":
-                ids = [keys.submission_id(item.key) for item in heads]
-                fit = [follows((id,)) and _fits_id(id, wanted) for id in ids]
-                heads = list(compress(heads, fit))  # noqa: PLW2901 - the rest is not read
+                named = [(keys.submission_id(item.key), item) for item in heads]
+                heads = [item for id, item in named if follows((id,)) and _fits_id(id, wanted)]  # noqa: PLW2901
             for start in range(0, len(heads), BATCH):
                 some = heads[start : start + BATCH]
                 # Submissions come in order. Another row was known when its object was last written.
@@ -381,8 +357,7 @@ class BucketStore:
         submissions = kind == "submissions"
         ids = await self._ids(kind, wanted)
         if ids is not None:
-            found = [ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=newest_first)]
-            yield found
+            yield [ObjectHead(keys.submission(id), "", 0, FAR_MS) for id in sorted(ids, reverse=newest_first)]
             return
         bounds = [first_id(wanted.until_ms)] if wanted.until_ms is not None else []
         bounds += [str(after[0])] if after is not None and newest_first else []
@@ -524,18 +499,14 @@ class BucketStore:
     # The store as a whole
 
     async def problems(self, owners: frozenset[str]) -> list[str]:
-        found: dict[str, list[str]] = defaultdict(list)
+        # The rows of one object cannot contradict each other. One that cannot be read raises JournalError.
         entries = {item.key async for item in self._list(keys.DUE)}
-        lost: list[str] = []
-        running: list[Delivery] = []
+        lost, left = list[str](), list[str]()
         async for stored in self._all():
-            running += [item for item in stored.deliveries if item.status == "running"]
-            for name, ids in stored.contradictions().items():
-                found[name] += ids
+            left += [item.id for item in stored.deliveries if item.status == "running" and item.owner not in owners]
             if any(key.startswith(f"{keys.DUE}/") and key not in entries for key in stored.entries.values()):
                 lost.append(stored.id)
-        left = [item.id for item in running if item.owner not in owners]
-        sentences = transitions.contradiction_sentences(found, left)  # type: ignore[arg-type]
+        sentences = transitions.contradiction_sentences({}, left)
         if lost:
             sentences.append(
                 f"{len(lost):,} submissions have something due that no index entry leads to: {lost[0]}, for one. "

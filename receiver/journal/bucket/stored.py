@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import time
 import zlib
-from collections.abc import Mapping
 from itertools import count
 
 import msgspec
@@ -15,7 +14,6 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Event, Submission
 from receiver.journal.bucket import keys
 from receiver.journal.document import DUE_FIELDS, Document, LastReceipt, to_json_bytes
-from receiver.journal.transitions import Contradiction
 
 replace = msgspec.structs.replace
 
@@ -118,6 +116,15 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
             additions=(*self.additions, *document.additions),
         )
 
+    def links(self, *, files_only: bool = False) -> list[str]:
+        """Return the keys of the links that lead here: from files, from its task, from its parent."""
+        row, found = self.submission, [keys.path(keys.FILES, digest, self.id) for digest in self.files]
+        if row.task_id is not None and not files_only:
+            found.append(keys.path(keys.TASKS, row.task_id, self.id))
+        if row.parent_id is not None and not files_only:
+            found.append(keys.path(keys.CHILDREN, row.parent_id, self.id))
+        return found
+
     def due_ms(self) -> dict[str, int]:
         """Return the times at which this submission must be looked at, in epoch milliseconds, by place of the index.
 
@@ -136,18 +143,6 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if self.additions:
             due.append(0)
         return wanted | ({keys.ROWS: min(due)} if due else {})
-
-    def contradictions(self) -> Mapping[Contradiction, list[str]]:
-        """Return ids by their fault: see `transitions.CONTRADICTIONS`."""
-        row, events = self.submission, {item.event.id for item in self.events}
-        statuses = {item.id: item.status for item in self.deliveries}
-        unfinished = [item.delivery_id for item in self.attempts if item.outcome is None]
-        return {
-            "deliveries_without_event": [item.id for item in self.deliveries if item.event_id not in events],
-            "attempts_without_delivery": sorted({item.delivery_id for item in self.attempts} - statuses.keys()),
-            "ends_without_event": [row.id] if row.ended is not None and f"{row.id}.{row.ended}" not in events else [],
-            "unfinished_attempts": [id for id in unfinished if statuses.get(id, "running") != "running"],
-        }
 
     def with_entries(self) -> StoredSubmission:
         """Return the object with its index entries. An entry may come too early, never too late.
@@ -170,8 +165,7 @@ class StoredSubmission(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
                 early = max([ms for ms in untried if due_ms - MOVE_MS <= ms <= due_ms], default=due_ms)
                 if place == keys.ROWS and self.version == 1:
                     early = min(due_ms, self.submission.created_ms + SOON_MS)
-                nonce = keys.failed(self.nonce[:6]) if failed else self.nonce[:6]
-                key = keys.entry(place, early, self.id, self.version, nonce)
+                key = keys.entry(place, early, self.id, self.version, self.nonce[:6], failed=failed)
             entries[place] = key
         return replace(self, entries=entries)
 
@@ -182,11 +176,9 @@ _decoder = msgspec.json.Decoder(StoredSubmission)
 def encode(stored: StoredSubmission) -> tuple[bytes, StoredSubmission]:
     """Return the bytes, and the object as it will be read again: half characters become U+FFFD."""
     try:
-        data = msgspec.json.encode(stored)
+        return gzip.compress(msgspec.json.encode(stored), 1, mtime=0), stored
     except UnicodeEncodeError:
-        data = to_json_bytes(stored)
-        stored = _decoder.decode(data)
-    return gzip.compress(data, 1, mtime=0), stored
+        return encode(_decoder.decode(to_json_bytes(stored)))
 
 
 def decode(data: bytes, key: str) -> StoredSubmission:
