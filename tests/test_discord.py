@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from receiver.errors import SettingsError
 from receiver.events import EventType
 from receiver.handlers.base import Attempt, Rejected, RetryLater, StoredMedia
-from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape, rate_seconds, read_url
+from receiver.handlers.discord import DiscordError, DiscordHandler, DiscordOptions, escape, read_url
 from receiver.handlers.registry import build
 from receiver.settings import Destination, load
 from receiver.settings.options import read_options
@@ -286,17 +286,17 @@ async def test_a_wrong_webhook_is_rejected(discord: Discord, tmp_path: Path, pat
 @pytest.mark.parametrize(
     ("answer", "seconds"),
     [
-        (JSONResponse({"message": "limited", "retry_after": 1.337, "global": False}, status_code=429), 1.337),
+        (JSONResponse({"message": "limited"}, status_code=429, headers={"X-RateLimit-Reset-After": "1.337"}), 1.337),
         (PlainTextResponse("error code: 1015", status_code=429, headers={"Retry-After": "40"}), 40),
-        (JSONResponse({"retry_after": "soon"}, status_code=429), 30),
+        (JSONResponse({"message": "limited"}, status_code=429, headers={"X-RateLimit-Reset-After": "nan"}), 30),
+        (JSONResponse({"message": "limited", "retry_after": 1.337, "global": False}, status_code=429), 30),
         (rate_limit(1.337, versioned=False), 1.337),
-        (JSONResponse({"message": "limited", "retry_after": 1337, "global": True}, status_code=429), 1.337),
     ],
 )
 async def test_a_rate_limit_pauses_the_destination(
     discord: Discord, handler: DiscordHandler, tmp_path: Path, answer: Response, seconds: float
 ) -> None:
-    """Discord's own number goes before Retry-After. Without a version in the address, it is in milliseconds."""
+    """Discord's own header goes before Retry-After, which an address without a version has in milliseconds."""
     discord.answers = [answer]
     with pytest.raises(RetryLater) as caught:
         await handler.deliver(make_attempt(tmp_path))
@@ -312,29 +312,6 @@ async def test_a_rate_limit_is_the_same_at_every_address(discord: Discord, tmp_p
         await handler.deliver(make_attempt(tmp_path))
     assert caught.value.after == 1.337
     await handler.aclose()
-
-
-@pytest.mark.parametrize(
-    ("headers", "answer", "versioned", "seconds"),
-    [
-        ({"x-ratelimit-reset-after": "1.337"}, {"retry_after": 1337}, False, 1.337),
-        ({}, {"retry_after": 1337}, False, 1.337),
-        ({}, {"retry_after": 1337}, True, 1337),
-        ({}, {"retry_after": 1.5}, False, 1.5),
-        ({"x-ratelimit-reset-after": "soon"}, {"retry_after": 2.5}, True, 2.5),
-        ({"x-ratelimit-reset-after": "nan"}, {}, True, None),
-        ({"x-ratelimit-reset-after": "-1"}, {}, True, None),
-        ({"retry-after": "40"}, {}, True, None),
-        ({}, {"retry_after": True}, True, None),
-        ({}, {"retry_after": 10**400}, True, None),
-        ({}, {"retry_after": 10**400}, False, None),
-    ],
-)
-def test_the_seconds_of_a_rate_limit(
-    headers: dict[str, str], answer: dict[str, Any], versioned: bool, seconds: float | None
-) -> None:
-    """None leaves it to Retry-After."""
-    assert rate_seconds(headers, answer, versioned=versioned) == seconds
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 from urllib.parse import parse_qsl
@@ -31,14 +30,11 @@ from receiver.settings.options import KnownAs
 
 MOST_FILES = 10
 """Files of one post."""
-LONGEST_RATE = 86400.0
-"""Seconds. A longer rate limit is not believed."""
 _MARKUP = re.compile(r"([\\*_~`|<>@#:\[\]])")
 _FIRST_ON_LINE = re.compile(r"(?m)^([^\S\n]*\d*)([.+-])")
 _COLORS: dict[posts.Mood, int] = {"waiting": 0x9CA3AF, "asking": 0xF59E0B, "good": 0x22C55E, "bad": 0xEF4444}
 _URL = re.compile(r"(https?://[^\s/?#]+(?:/[^\s/?#]+)*)/webhooks/([^\s/?#]+/[^\s/?#]+)/?(?:\?([^\s#]*))?\Z")
 _OWN_HOST = re.compile(r"https?://(?:(?:www|ptb|canary)\.)?discord(?:app)?\.com/api(?:/v\d+)?\Z", re.IGNORECASE)
-_VERSIONED = re.compile(r"/api/v\d+/")
 _API = "https://discord.com/api/v10"
 """Address of the API with its version. Without one, Discord answers in the form of an old version."""
 _THREAD = r"^\d{15,21}\Z"
@@ -247,11 +243,11 @@ class DiscordHandler:
         response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
         answer = response.object or {}
         if response.status == 429:
+            # Discord's own header is in seconds at every address. Retry-After is so only where that has a version.
+            headers = {**response.headers}
+            headers["retry-after"] = headers.get("x-ratelimit-reset-after") or headers.get("retry-after", "")
             reason = "Discord is posted to too often"
-            seconds = rate_seconds(response.headers, answer, versioned=bool(_VERSIONED.search(self._url)))
-            if seconds is not None:
-                raise RetryLater(seconds, reason, pause=True)
-            raise RetryLater.from_headers(response.headers, otherwise=posts.RATE_SECONDS, reason=reason)
+            raise RetryLater.from_headers(headers, otherwise=posts.RATE_SECONDS, reason=reason)
         if response.is_success and answer.get("id"):
             return answer
         if by_proxy("discord", response.body):
@@ -260,21 +256,6 @@ class DiscordHandler:
         said = (str(answer.get("message", "")), json.dumps(errors, ensure_ascii=False)[:200] if errors else "")
         text = " ".join(part for part in said if part) or "no reason given"
         raise DiscordError(response.status, code if isinstance(code, int) else 0, text[:300])
-
-
-def rate_seconds(headers: Mapping[str, str], answer: Mapping[str, Any], *, versioned: bool) -> float | None:
-    """Return the seconds of a rate limit by Discord itself, or None if it names none.
-
-    The header is in seconds at every address. In the body, an address without a version has whole milliseconds
-    (docs.discord.com/developers/topics/rate-limits).
-    """
-    after: Any = answer.get("retry_after")
-    unit = 1 if versioned or not isinstance(after, int) else 1000
-    if isinstance(after, bool) or not isinstance(after, int | float):
-        after = None
-    with suppress(ValueError):
-        after, unit = float(headers.get("x-ratelimit-reset-after", "")), 1
-    return after / unit if after is not None and 0 <= after <= LONGEST_RATE * unit else None
 
 
 def grouped(files: list[_File], together: int | None) -> list[list[_File]]:
