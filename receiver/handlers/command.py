@@ -19,7 +19,6 @@ import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 from urllib.parse import unquote
@@ -132,32 +131,32 @@ class CommandHandler(HandlerBase):
                 await process.feed(document)
         except TimeoutError:
             await process.end(GRACE)
-            said = _tail(process.output)
-            raise CommandFailed(f"{self._arguments[0]} ran longer than {seconds:g} s and was ended{said}") from None
+            said = f"{self._arguments[0]} ran longer than {seconds:g} s and was ended{_tail(process)}"
+            raise CommandFailed(said) from None
         finally:
             await process.end(GRACE)
-        return self._outcome(process.output)
+        return self._outcome(process)
 
-    def _outcome(self, output: Output) -> Receipt:
-        if output.status == 0:  # the last line is what the program made: a link, an id, a path
-            last = next((line[:SHOWN] for line in reversed(_lines(output.out)) if line), None)
+    def _outcome(self, process: Process) -> Receipt:
+        if process.status == 0:  # the last line is what the program made: a link, an id, a path
+            last = next((line[:SHOWN] for line in reversed(_lines(process.output[1])) if line), None)
             link = last if last and last.startswith(("https://", "http://")) and " " not in last else None
             return Receipt(ref=last, url=link)
-        said = _tail(output)
-        if output.status == LATER:
+        said = _tail(process)
+        if process.status == LATER:
             raise RetryLater(self._later, f"exit status {LATER}: later{said}")
-        if output.status == NEVER:
+        if process.status == NEVER:
             raise Rejected(f"exit status {NEVER}: never{said}")
-        end = f"exit status {output.status}"
-        if output.status < 0:
+        end = f"exit status {process.status}"
+        if process.status < 0:
             names = {number.value: number.name for number in signal.Signals}
-            end = f"ended by {names.get(-output.status, -output.status)}"
+            end = f"ended by {names.get(-process.status, -process.status)}"
         raise CommandFailed(f"{end}{said}")
 
 
-def _tail(output: Output) -> str:
+def _tail(process: Process) -> str:
     """Return the end of its standard error, or of its standard output if that is empty."""
-    said = " ".join(_lines(output.err) or _lines(output.out))
+    said = " ".join(_lines(process.output[2]) or _lines(process.output[1]))
     return f": {'…' if len(said) > SHOWN else ''}{said[-SHOWN:]}" if said else ""
 
 
@@ -168,73 +167,50 @@ def _lines(data: bytes) -> list[str]:
     ]
 
 
-@dataclass(slots=True)
-class Output:
-    """End of each output stream of a program, and its exit status. A negative one is the signal that ended it."""
+class Process(asyncio.SubprocessProtocol):
+    """Running program in a process group of its own, which never blocks the event loop. Always `end` it.
 
-    out: bytes = b""
-    err: bytes = b""
-    status: int = 0
+    Attributes:
+        output: the last bytes of its standard output (1) and error (2), complete once `feed` has returned.
+    """
 
+    _transport: asyncio.SubprocessTransport
+    _pid: int
 
-class _Listener(asyncio.SubprocessProtocol):
     def __init__(self) -> None:
-        self.output = Output()
-        self.exited = asyncio.Event()
-        self.silent = asyncio.Event()
-        self._open = {1, 2}
-
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
-        if fd == 1:
-            self.output.out = (self.output.out + data)[-KEPT:]
-        else:
-            self.output.err = (self.output.err + data)[-KEPT:]
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        self._open.discard(fd)
-        if not self._open:
-            self.silent.set()
-
-    def process_exited(self) -> None:
-        self.exited.set()
-
-
-class Process:
-    """Running program in a process group of its own, which never blocks the event loop. Always `end` it."""
-
-    def __init__(self, transport: asyncio.SubprocessTransport, listener: _Listener) -> None:
-        self._transport = transport
-        self._pid = transport.get_pid()
-        self._listener = listener
+        self.output = {1: b"", 2: b""}
+        self._open = set(self.output)
+        self._exited = asyncio.Event()
+        self._silent = asyncio.Event()
         self._ended = False
 
     @classmethod
     async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
-        loop = asyncio.get_running_loop()
-        starting = asyncio.ensure_future(
-            loop.subprocess_exec(_Listener, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
+        _, process = await asyncio.get_running_loop().subprocess_exec(
+            cls, *arguments, cwd=folder, env=dict(environment), start_new_session=True
         )
-        try:
-            transport, listener = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-
-            def end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, _Listener]]) -> None:
-                if not started.cancelled() and started.exception() is None:
-                    transport, _ = started.result()
-                    _signal(transport.get_pid(), signal.SIGKILL)
-                    transport.close()
-
-            # Cancelled before we have its id: end it as soon as it is there.
-            starting.add_done_callback(end_at_once)
-            raise
-        return cls(transport, listener)
+        return process
 
     @property
-    def output(self) -> Output:
-        """The output so far, complete once `feed` has returned."""
-        self._listener.output.status = self._transport.get_returncode() or 0
-        return self._listener.output
+    def status(self) -> int:
+        """Its exit status. A negative one is the signal that ended it."""
+        return self._transport.get_returncode() or 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.SubprocessTransport", transport)
+        self._pid = self._transport.get_pid()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.output[fd] = (self.output[fd] + data)[-KEPT:]
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open.discard(fd)
+        if not self._open:
+            self._silent.set()
+
+    def process_exited(self) -> None:
+        self._exited.set()
 
     async def feed(self, data: bytes) -> None:
         """Write `data` to its standard input and wait for its end. It need not read."""
@@ -242,7 +218,7 @@ class Process:
         if not stdin.is_closing():  # it may have ended, or closed it, already
             stdin.write(data)
             stdin.close()  # when all is written
-        await self._listener.exited.wait()
+        await self._exited.wait()
 
     async def end(self, grace: float) -> None:
         """End the rest of its process group by TERM, and by KILL `grace` seconds later, at once if cancelled."""
@@ -250,12 +226,12 @@ class Process:
             return
         self._ended = True
         try:
-            if not self._listener.exited.is_set():
+            if not self._exited.is_set():
                 _signal(self._pid, signal.SIGTERM)
-                await _within(grace, self._listener.exited)
+                await _within(grace, self._exited)
             _signal(self._pid, signal.SIGKILL)
-            await _within(REST, self._listener.exited)
-            await _within(REST, self._listener.silent)
+            await _within(REST, self._exited)
+            await _within(REST, self._silent)
         except asyncio.CancelledError:
             _signal(self._pid, signal.SIGKILL)
             raise
