@@ -372,3 +372,10 @@ def test_built_in_handlers_come_through_the_same_door(tmp_path: Path) -> None:
         assert not isinstance(registry[name], BrokenHandler)
         assert contract_problem(registry[name], name) is None
     assert build(Destination(name="a", url=f"file:{tmp_path}"))
+
+
+@pytest.mark.parametrize("url", ["ntfy://boats", "mmost://host/s3cret", "msteams://s3cret"])
+def test_a_service_of_apprise_is_named_with_chat_before_it(url: str) -> None:
+    """The scheme that the service's own page shows is none of ours."""
+    with pytest.raises(SettingsError, match=rf"If Apprise knows such URLs, write chat:{url.partition(':')[0]}:…"):
+        build(Destination(name="a", url=url))

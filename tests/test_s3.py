@@ -624,7 +624,7 @@ WRONG = [
     ({"url": "gs://acme", "options": {"addressing": "virtual"}}, "belong to s3 only"),
     ({"url": "s3://acme", "options": {"endpoint": "ftp://s3cret"}}, "the option endpoint is wrong"),
     ({"url": "s3://acme", "options": {"cache_control": "a\r\nX: s3cret"}}, "the option cache_control is wrong"),
-    ({"url": "az://acme"}, "The bucket acme cannot be used: Generic MicrosoftAzure error: Account must be specified"),
+    ({"url": "az://acme"}, "The bucket acme cannot be used: Azure's storage account is missing. Set account"),
     ({"url": "gs://acme", "options": {"service_account": "/no/such.json"}}, "Unable to open service account file"),
     ({"url": "s3://acme", "options": {"profile": "nobody"}}, "There is no profile nobody in "),
 ]

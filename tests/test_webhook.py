@@ -380,7 +380,7 @@ async def test_the_contract(tmp_path: Path) -> None:
     [
         (
             {"secret": None},
-            "the option secret is missing. Write a list of secret text of at least 1 item.",
+            "the option secret is missing. Write a secret text, or a list of them. Signing secret: `whsec_`",
         ),
         (
             {"secret": "s3cret"},
@@ -545,3 +545,49 @@ def test_a_webhook_has_a_url_or_hosts(options: dict[str, str]) -> None:
 
 def origin(url: str) -> str:
     return url.partition("/hooks")[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"),
+    [
+        ("https://discord.com/api/webhooks/1423/s3cret", 'Discord. Write discord:https://…, or handler = "discord"'),
+        ("https://ptb.discordapp.com/api/v10/webhooks/1423/s3cret?wait=true", "Discord. Write discord:https://…"),
+        ("https://hooks.slack.com/services/T0/B0/s3cret", 'Slack. Write handler = "slack", webhook_url and link'),
+        ("https://hooks.slack.com/triggers/T0/1/s3cret", "Slack. "),
+        ("https://acme.webhook.office.com/webhookb2/s3cret@b/IncomingWebhook/c/d", 'a chat. Write handler = "chat"'),
+        ("https://chat.googleapis.com/v1/spaces/A/messages?key=s3cret&token=s3cret", "a chat. "),
+        ("https://ntfy.sh/s3cret", "a chat. "),
+        ("https://api.telegram.org/bot1:s3cret/sendMessage", "a chat. "),
+        ("https://acme.s3.amazonaws.com/s3cret", "an object store. Write s3://BUCKET/FOLDER"),
+        ("https://s3.eu-central-1.amazonaws.com/acme/s3cret", "an object store. "),
+        ("HTTPS://0a1b.r2.cloudflarestorage.com/acme", "an object store. "),
+    ],
+)
+def test_the_address_of_another_service_is_refused_with_what_to_write(url: str, remedy: str) -> None:
+    """A person pastes what the service shows. It would answer 400 to each event, hours later."""
+    for given in (
+        Destination(name="hook", url=url),
+        Destination(name="hook", url=f"{url}#{SECRET}"),
+        Destination(name="hook", handler="webhook", options={"url": url, "secret": SECRET}),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            build(given)
+        assert f"it is an address of {remedy}" in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://0a1b.execute-api.eu-central-1.amazonaws.com/hooks",
+        "https://0a1b.lambda-url.eu-central-1.on.aws/hooks",
+        "https://hook.eu2.make.com/0a1b",
+        "https://ntfy.example.com/hooks",
+        "https://discord.com.example.com/api/webhooks",
+        "https://prod-1.westeurope.logic.azure.com:443/workflows/0a1b/triggers/manual/paths/invoke?sig=x",
+    ],
+)
+def test_addresses_that_take_events_are_no_other_service(url: str) -> None:
+    """API gateways, functions, automation, and hosts that only look alike."""
+    build(Destination(name="hook", url=f"{url}#{SECRET}"))

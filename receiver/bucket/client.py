@@ -119,6 +119,8 @@ class Bucket:
             self._store = self._open()
         except BaseError as exc:
             cause = str(exc).partition("\n")[0]
+            if "Account must be specified" in cause:
+                cause = "Azure's storage account is missing. Set account, or AZURE_STORAGE_ACCOUNT_NAME."
             raise SettingsError(f"The bucket {options.bucket} cannot be used: {cause}") from exc
 
     async def get(self, key: str) -> StoredObject | None:

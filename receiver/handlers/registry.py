@@ -215,6 +215,8 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
     problem = f"no handler takes URLs that begin with {scheme}:{hint}. {guessed(scheme, schemes)}"
+    if "chat" in registry:
+        problem += f" If Apprise knows such URLs, write chat:{scheme}:…"
     raise _wrong(destination, problem)
 
 

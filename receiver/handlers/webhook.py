@@ -95,7 +95,27 @@ def _check_secrets(values: tuple[Secret, ...]) -> tuple[Secret, ...]:
     return values
 
 
+_OTHERS = (
+    (r"([a-z]+\.)?discord(app)?\.com/api/", 'Discord. Write discord:https://…, or handler = "discord" and webhook_url'),
+    (r"hooks\.slack(-gov)?\.com/", 'Slack. Write handler = "slack", webhook_url and link'),
+    (
+        r"(.+\.webhook\.office\.com|chat\.googleapis\.com|ntfy\.sh|api\.telegram\.org)/",
+        'a chat. Write handler = "chat", and the URL for it of https://appriseit.com/services',
+    ),
+    (r"([^/]+\.)?(s3[.-][^/]*amazonaws|r2\.cloudflarestorage)\.com/", "an object store. Write s3://BUCKET/FOLDER"),
+)
+"""Addresses of services that do not take CloudEvents, and what to write for them."""
+
+
+def _check_service(url: str) -> None:
+    place = url.partition("://")[2]
+    for pattern, service in _OTHERS:
+        if re.match(pattern, place, re.IGNORECASE):
+            raise ValueError(f"it is an address of {service}")
+
+
 def _check_url(url: Secret) -> Secret:
+    _check_service(url.text)
     parts = urlsplit(url.text)
     if parts.scheme.lower() not in ("https", "http") or not parts.hostname:
         raise ValueError("it is no http or https URL")
@@ -159,8 +179,9 @@ class WebhookHandler:
         secret: Annotated[
             tuple[Secret, ...],
             Meta(min_length=1),
-            Kind(check=_check_secrets),
-            "Signing secret: `whsec_` and 24 to 64 bytes in Base64. Several during a rotation: each signs.",
+            Kind(check=_check_secrets, write="a secret text, or a list of them"),
+            "Signing secret: `whsec_` and 24 to 64 bytes in Base64, in `RECEIVER_TO` after the URL and a #. Several "
+            "during a rotation: each signs.",
         ]
         content_type: Annotated[
             Literal["application/cloudevents+json", "application/json"],
@@ -206,6 +227,7 @@ class WebhookHandler:
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
         """Return options from `https://host/path#whsec_…`. The part behind the # is never sent."""
+        _check_service(url)
         address, secret = urldefrag(url)
         return {"url": address, "secret": secret} if secret else {"url": address}
 
