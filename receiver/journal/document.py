@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
@@ -174,8 +173,7 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     refused: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed delivery with all that its attempt needs.
 
     Attributes:
