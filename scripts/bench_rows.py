@@ -29,7 +29,7 @@ from receiver.app.factory import open_runtime
 from receiver.events import Callback, Submission
 from receiver.journal import Journal
 from receiver.journal.document import Change
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.maintenance.retention import Keep, Retention
 
 Cpu = Callable[[], tuple[float, float]]
@@ -38,34 +38,34 @@ SOME, MOST = 200.0, math.inf
 """Callbacks a second: those of a busy day, and all that can be kept."""
 LOOKS = 5
 
-LISTS: dict[str, tuple[str, Selection]] = {
-    "submissions, newest": ("submissions", Selection()),
-    "submissions by status": ("submissions", Selection(status="lost")),
-    "submissions by status, common": ("submissions", Selection(status="succeeded")),
-    "submissions by kind": ("submissions", Selection(kind="describe")),
-    "submissions by kind, common": ("submissions", Selection(kind="imagine")),
-    "submissions by label": ("submissions", Selection(labels=(("order", "rare"),))),
-    "submissions by label, common": ("submissions", Selection(labels=(("team", "art"),))),
-    "submissions by words": ("submissions", Selection(words=("zeppelin",))),
-    "submissions by words, none": ("submissions", Selection(words=("zeppelin", "submarine"))),
-    "submissions by words, common": ("submissions", Selection(words=("BOAT",))),
-    "events by type": ("events", Selection(type="task.lost")),
-    "events by type, none": ("events", Selection(type="task.input_required")),
-    "events by type, common": ("events", Selection(type="task.succeeded")),
-    "events by kind": ("events", Selection(kind="describe")),
-    "events by kind, common": ("events", Selection(kind="imagine")),
-    "events by label": ("events", Selection(labels=(("order", "rare"),))),
-    "events by words": ("events", Selection(words=("zeppelin",))),
-    "deliveries by destination": ("deliveries", Selection(destination="rare")),
-    "deliveries by destination and status": ("deliveries", Selection(destination="rare", status="succeeded")),
-    "deliveries by status": ("deliveries", Selection(status="dead")),
-    "deliveries by status, none": ("deliveries", Selection(status="cancelled")),
-    "deliveries pending": ("deliveries", Selection(status="pending")),
-    "deliveries dead at one": ("deliveries", Selection(destination="rare", status="dead")),
-    "deliveries by status, common": ("deliveries", Selection(status="succeeded")),
-    "deliveries by kind": ("deliveries", Selection(kind="describe")),
-    "deliveries by kind, common": ("deliveries", Selection(kind="imagine")),
-    "deliveries by words": ("deliveries", Selection(words=("zeppelin",))),
+LISTS: dict[str, tuple[str, Filter]] = {
+    "submissions, newest": ("submissions", Filter()),
+    "submissions by status": ("submissions", Filter(status="lost")),
+    "submissions by status, common": ("submissions", Filter(status="succeeded")),
+    "submissions by kind": ("submissions", Filter(kind="describe")),
+    "submissions by kind, common": ("submissions", Filter(kind="imagine")),
+    "submissions by label": ("submissions", Filter(labels=(("order", "rare"),))),
+    "submissions by label, common": ("submissions", Filter(labels=(("team", "art"),))),
+    "submissions by words": ("submissions", Filter(words=("zeppelin",))),
+    "submissions by words, none": ("submissions", Filter(words=("zeppelin", "submarine"))),
+    "submissions by words, common": ("submissions", Filter(words=("BOAT",))),
+    "events by type": ("events", Filter(type="task.lost")),
+    "events by type, none": ("events", Filter(type="task.input_required")),
+    "events by type, common": ("events", Filter(type="task.succeeded")),
+    "events by kind": ("events", Filter(kind="describe")),
+    "events by kind, common": ("events", Filter(kind="imagine")),
+    "events by label": ("events", Filter(labels=(("order", "rare"),))),
+    "events by words": ("events", Filter(words=("zeppelin",))),
+    "deliveries by destination": ("deliveries", Filter(destination="rare")),
+    "deliveries by destination and status": ("deliveries", Filter(destination="rare", status="succeeded")),
+    "deliveries by status": ("deliveries", Filter(status="dead")),
+    "deliveries by status, none": ("deliveries", Filter(status="cancelled")),
+    "deliveries pending": ("deliveries", Filter(status="pending")),
+    "deliveries dead at one": ("deliveries", Filter(destination="rare", status="dead")),
+    "deliveries by status, common": ("deliveries", Filter(status="succeeded")),
+    "deliveries by kind": ("deliveries", Filter(kind="describe")),
+    "deliveries by kind, common": ("deliveries", Filter(kind="imagine")),
+    "deliveries by words": ("deliveries", Filter(words=("zeppelin",))),
 }
 
 

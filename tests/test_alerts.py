@@ -16,7 +16,7 @@ from receiver.events import ALERT_TYPES
 from receiver.handlers.file import FileHandler
 from receiver.intake import Route
 from receiver.journal import Journal, Trouble
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.journal.troubles import find_troubles
 from receiver.settings import Destination
 from receiver.testing import make_attempt
@@ -98,12 +98,12 @@ async def test_an_alert_is_delivered_like_any_event_but_never_about_itself(journ
     routes = [Route(destination="slack", alerts=True), Route(destination="ops", alerts=True), Route(destination="x")]
     alerts = Alerts(journal=journal, routes=routes, clock=clock)
     await alerts.alert_once()
-    assert await journal.events(Selection(type="receiver.delivery_dead"), limit=10) == []
+    assert await journal.events(Filter(type="receiver.delivery_dead"), limit=10) == []
     await refuse(journal, "slack")
     clock.seconds += EVERY_SECONDS
     await alerts.alert_once()
 
-    (alert,) = await journal.events(Selection(type="receiver.delivery_dead"), limit=10)
+    (alert,) = await journal.events(Filter(type="receiver.delivery_dead"), limit=10)
     assert alert.labels == {"destination": "slack"}
     assert alert.reason == (
         "1 delivery to slack is dead, and not tried again by itself. The last reason: channel_not_found. "

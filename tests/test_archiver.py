@@ -14,7 +14,7 @@ from waiting import PATIENCE
 from receiver.backoff import MEDIA
 from receiver.engine.archiver import AT_ONCE
 from receiver.journal.files import MAX_FILES
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.maintenance.replay import Replay
 
 
@@ -219,7 +219,7 @@ async def test_a_person_can_ask_for_missing_files(tmp_path: Path) -> None:
         kit.origin.files["/a"] = PNG
         kit.relay.tasks[row.task_id or ""]["imageUrl"] = f"{kit.origin.url}/a"
         replay = Replay(journal=kit.journal, destinations=["main"], clock=kit.clock)
-        await replay.carry_out(await replay.of_deliveries(Selection(submission_id=row.id)))
+        await replay.carry_out(await replay.of_deliveries(Filter(submission_id=row.id)))
         assert not await due(kit, row.id)
         await archive(kit)
         kit.clock.advance(31)

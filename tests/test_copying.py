@@ -36,8 +36,7 @@ from receiver.events import Input
 from receiver.journal import Journal, Trouble
 from receiver.journal.document import replace
 from receiver.journal.membership import SharedMembership
-from receiver.journal.selection import Selection
-from receiver.journal.store import EVERYTHING, ROW_KINDS, RowKind, Rows, StoredRow
+from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind, Rows, StoredRow
 from receiver.journal.transfer import PAGE, copy, tally
 
 LATER = NOW + 3_600_000
@@ -102,7 +101,7 @@ async def view(journal: Journal) -> dict[str, Any]:
         "rows": rows,
         "callbacks": [await journal.callbacks(row.id) for row in rows],
         "events": await journal.events(limit=1000),
-        "order": [row.record.id async for row in journal.selected("events", Selection())],
+        "order": [row.record.id async for row in journal.selected("events", Filter())],
         "deliveries": deliveries,
         "attempts": [await journal.attempts(item.id) for item in deliveries],
         "destinations": await journal.destinations(),
@@ -142,7 +141,7 @@ async def test_numbers_go_on(source: Journal, target: Journal) -> None:
     """What becomes known afterwards stands behind all that was copied."""
     await half_way(source)
     await copy(source.store, target.store)
-    last = [row.key async for row in target.selected("events", Selection())][-1]
+    last = [row.key async for row in target.selected("events", Filter())][-1]
     fact = await owe(target, submission(6), "task.succeeded", 40)
     await keep(target, callback(9))
     later = await target.page("events", EVERYTHING, after=last, limit=10, newest_first=False)

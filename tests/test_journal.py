@@ -35,8 +35,7 @@ from receiver.errors import JournalError, NotFound
 from receiver.events import DisplayStatus, ExpectedFile, Media, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.journal import MANY
-from receiver.journal.selection import Selection
-from receiver.journal.store import Counts, DestinationCount, DueKind
+from receiver.journal.store import Counts, DestinationCount, DueKind, Filter
 from receiver.journal.store import Store as Contract
 from receiver.journal.transitions import FREED_AFTER, FREED_TOGETHER
 from receiver.tasks import Task
@@ -174,7 +173,7 @@ async def test_listing_submissions(journal: Journal) -> None:
         "in_progress": [5], "unknown": [],
     }  # fmt: skip
     for status, found in expected.items():
-        wanted = Selection(status=status)
+        wanted = Filter(status=status)
         assert ids(await journal.submissions(wanted, limit=10)) == found, status
         assert ids(await journal.submissions(wanted, limit=2)) == found[:2], status
         for number, one in enumerate(found, 1):
@@ -194,14 +193,14 @@ async def test_rows_of_submissions_by_what_was_asked(journal: Journal) -> None:
         await journal.add(row)
         await owe(journal, row, "task.succeeded", number)
     for wanted, numbers in (
-        (Selection(labels=(("album", "sea"),)), [2, 1]),
-        (Selection(labels=(("album", "sea"), ("a,b", '"'))), [1]),
-        (Selection(labels=(("album", "se"),)), []),
-        (Selection(words=("boat", "Paper")), [1]),
-        (Selection(words=("paper",)), [3, 1]),
-        (Selection(kind="blend"), [2]),
-        (Selection(kind="blend", words=("paper",)), []),
-        (Selection(words=("paper",), until_ms=NOW - 10**9), []),
+        (Filter(labels=(("album", "sea"),)), [2, 1]),
+        (Filter(labels=(("album", "sea"), ("a,b", '"'))), [1]),
+        (Filter(labels=(("album", "se"),)), []),
+        (Filter(words=("boat", "Paper")), [1]),
+        (Filter(words=("paper",)), [3, 1]),
+        (Filter(kind="blend"), [2]),
+        (Filter(kind="blend", words=("paper",)), []),
+        (Filter(words=("paper",), until_ms=NOW - 10**9), []),
     ):
         assert ids(await journal.submissions(wanted, limit=9)) == numbers
         found = [item.submission_id for item in await journal.events(wanted, limit=9)]

@@ -15,8 +15,8 @@ from journals import NOW, OWNER, TASK_ID, Store, callback, delivery, event, subm
 
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Journal
-from receiver.journal.selection import Selection
 from receiver.journal.sqlite import open_store
+from receiver.journal.store import Filter
 from receiver.tasks import Task
 
 replace = msgspec.structs.replace
@@ -97,7 +97,7 @@ async def test_another_process_reads_what_was_written(store: Store, journal: Jou
     last = {changed.submission.id: changed.submission for changed in done if changed is not None}
     other = await store.open()
     assert [await other.get(row.id) for row in rows] == [last[row.id] for row in rows]
-    listed = await other.submissions(Selection(status="in_progress"), limit=9)
+    listed = await other.submissions(Filter(status="in_progress"), limit=9)
     assert [row.id for row in listed] == [row.id for row in rows[::-1]]
     await other.aclose()
 

@@ -304,30 +304,30 @@ HOT = {
     "delivery": (listed("deliveries", ids=("x",)), "PRIMARY KEY (id=?"),
     "deliveries": (listed("deliveries", submission_id="x"), "deliveries_submission (submission_id=?)"),
     "running there": (
-        listed("deliveries", destination="x", statuses=("running",)),
+        listed("deliveries", destination="x", status="running"),
         "deliveries_running",
     ),
     "pending": (
-        listed("deliveries", destination="x", statuses=("pending",)),
+        listed("deliveries", destination="x", status="pending"),
         "deliveries_due (destination=? AND due_ms>?)",
     ),
-    "dead": (listed("deliveries", destination="x", statuses=("dead",)), "deliveries_dead (id>?)"),
-    "dead ones": (listed("deliveries", True, statuses=("dead",)), "deliveries_dead (id<?)"),
-    "cancelled": (listed("deliveries", True, statuses=("cancelled",)), "deliveries_cancelled (id<?)"),
+    "dead": (listed("deliveries", destination="x", status="dead"), "deliveries_dead (id>?)"),
+    "dead ones": (listed("deliveries", True, status="dead"), "deliveries_dead (id<?)"),
+    "cancelled": (listed("deliveries", True, status="cancelled"), "deliveries_cancelled (id<?)"),
     "at a destination": (
         listed("deliveries", True, destination="x"),
         "deliveries_destination (destination=? AND id<?)",
     ),
     "done there": (
-        listed("deliveries", True, destination="x", statuses=("succeeded",)),
+        listed("deliveries", True, destination="x", status="succeeded"),
         "deliveries_destination (destination=? AND id<?)",
     ),
-    "by status": (listed("submissions", True, statuses=("lost",)), "submissions_display (display=? AND id<?)"),
+    "by status": (listed("submissions", True, status="lost"), "submissions_display (display=? AND id<?)"),
     "by status since": (
-        listed("submissions", True, statuses=("lost",), since_ms=NOW, requests=True),
+        listed("submissions", True, status="lost", since_ms=NOW, requests=True),
         "submissions_display (display=? AND id>? AND id<?)",
     ),
-    "by type": (listed("events", True, types=("task.lost",)), "events_type (type=? AND rowid<?)"),
+    "by type": (listed("events", True, type="task.lost"), "events_type (type=? AND rowid<?)"),
     "by words": (listed("submissions", True, words=("x", "y")), "PRIMARY KEY (id=?)"),
     "few": (listed("submissions", True, few=["x"]), "sqlite_autoindex_submissions_1 (id=?)"),
     "events of few": (listed("events", True, few=["x"]), "sqlite_autoindex_events_1 (id>? AND id<?)"),
@@ -365,7 +365,7 @@ def test_hot_statements_use_their_index(many: tuple[Path, Path], name: str) -> N
 
 def test_conditions_on_requests_read_nothing_else(many: tuple[Path, Path]) -> None:
     """Their own rows are small. A kind has an index, and what a page needs is read in its order."""
-    words, kind = Filter(words=("x", "y"), labels=(("a", "b"),)), Filter(kinds=("blend",), words=("x",))
+    words, kind = Filter(words=("x", "y"), labels=(("a", "b"),)), Filter(kind="blend", words=("x",))
     with connection(many[0]) as db:
         for wanted, steps in (
             (words, ["SEARCH requests USING PRIMARY KEY (id<?)"]),

@@ -94,29 +94,29 @@ PAGES: dict[str, tuple[RowKind, Filter, str]] = {
     "far away": ("submissions", Filter(due_after_ms=NOW), "submissions_poll"),
     "callbacks": ("callbacks", Filter(submission_id="s1"), "callbacks_submission"),
     "old callbacks": ("callbacks", Filter(until_ms=NOW), "callbacks_pkey"),
-    "events": ("events", Filter(types=("task.lost",)), "events_type"),
-    "a status": ("submissions", Filter(statuses=("lost",), requests=True), "submissions_display"),
+    "events": ("events", Filter(type="task.lost"), "events_type"),
+    "a status": ("submissions", Filter(status="lost", requests=True), "submissions_display"),
     "words": ("submissions", Filter(words=("boat",)), "requests_pkey"),
-    "a kind's deliveries": ("deliveries", Filter(kinds=("blend",)), "requests_pkey"),
+    "a kind's deliveries": ("deliveries", Filter(kind="blend"), "requests_pkey"),
     "a destination": ("deliveries", Filter(destination="place-1"), "deliveries_destination"),
     "a destination and a status": (
         "deliveries",
-        Filter(destination="place-1", statuses=("succeeded",)),
+        Filter(destination="place-1", status="succeeded"),
         "deliveries_destination",
     ),
-    "dead": ("deliveries", Filter(statuses=("dead",)), "deliveries_dead"),
-    "dead there": ("deliveries", Filter(destination="place-1", statuses=("dead",)), "deliveries_dead"),
-    "cancelled": ("deliveries", Filter(statuses=("cancelled",)), "deliveries_cancelled"),
+    "dead": ("deliveries", Filter(status="dead"), "deliveries_dead"),
+    "dead there": ("deliveries", Filter(destination="place-1", status="dead"), "deliveries_dead"),
+    "cancelled": ("deliveries", Filter(status="cancelled"), "deliveries_cancelled"),
     "an event": ("events", Filter(ids=("s1.task.lost",)), "events_id"),
     "a submission's events": ("events", Filter(submission_id="s1"), "events_id"),
     "a delivery": ("deliveries", Filter(ids=("d1",)), "deliveries_pkey"),
     "a submission's deliveries": (
         "deliveries",
-        Filter(submission_id="s1", statuses=("dead",)),
+        Filter(submission_id="s1", status="dead"),
         "deliveries_submission",
     ),
-    "pending": ("deliveries", Filter(destination="place-1", statuses=("pending",)), "deliveries_due"),
-    "running": ("deliveries", Filter(statuses=("running",)), "deliveries_running"),
+    "pending": ("deliveries", Filter(destination="place-1", status="pending"), "deliveries_due"),
+    "running": ("deliveries", Filter(status="running"), "deliveries_running"),
     "attempts": ("attempts", Filter(delivery_id="d1"), "attempts_pkey"),
     "files": ("files", Filter(submission_id="s1"), "files_pkey"),
     "a file": ("files", Filter(digest="f1"), "files_digest"),
@@ -126,7 +126,7 @@ PAGES: dict[str, tuple[RowKind, Filter, str]] = {
 
 REQUESTS = {
     "requests_pkey": Filter(words=("boat", "sea"), labels=(("a", "b"),)),
-    "requests_kind": Filter(kinds=("blend",), words=("boat",)),
+    "requests_kind": Filter(kind="blend", words=("boat",)),
 }
 """Conditions on requests, by the index in whose order they are read."""
 

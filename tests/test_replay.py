@@ -12,7 +12,8 @@ from receiver.deliveries import Delivery, Receipt
 from receiver.errors import InputError, NotFound
 from receiver.events import Submission, first_id
 from receiver.handlers.base import Rejected
-from receiver.journal.selection import Order, Selection
+from receiver.journal.selection import Order
+from receiver.journal.store import Filter
 from receiver.maintenance.replay import Replay
 
 PICTURE = "/1.png"
@@ -45,7 +46,7 @@ async def run(kit: Kit, handler: Recording, name: str = "main") -> None:
 async def replay(kit: Kit, delivery: Delivery, *names: str, to: str | None = None, as_new: bool = False) -> list[str]:
     """The outcomes."""
     verb = replaying(kit, *names)
-    orders = await verb.of_deliveries(Selection(ids=(delivery.id,)), to=to, as_new=as_new)
+    orders = await verb.of_deliveries(Filter(ids=(delivery.id,)), to=to, as_new=as_new)
     return [done.outcome for done in await verb.carry_out(orders)]
 
 
@@ -174,9 +175,9 @@ async def test_everything_at_once_is_refused(tmp_path: Path) -> None:
     """A selection that selects nothing would be everything."""
     async with engine(tmp_path) as kit:
         with pytest.raises(InputError, match="refused"):
-            await replaying(kit).of_deliveries(Selection())
+            await replaying(kit).of_deliveries(Filter())
         with pytest.raises(InputError, match="refused"):
-            await replaying(kit).of_events(Selection())
+            await replaying(kit).of_events(Filter())
 
 
 async def test_what_is_not_there(tmp_path: Path) -> None:
@@ -184,10 +185,10 @@ async def test_what_is_not_there(tmp_path: Path) -> None:
     async with engine(tmp_path) as kit:
         verb = replaying(kit)
         with pytest.raises(NotFound, match="no delivery 'nope'"):
-            await verb.of_deliveries(Selection(ids=("nope",)))
+            await verb.of_deliveries(Filter(ids=("nope",)))
         with pytest.raises(NotFound, match="no event 'nope'"):
-            await verb.of_events(Selection(ids=("nope",)))
-        assert await verb.of_deliveries(Selection(status="dead")) == []
+            await verb.of_events(Filter(ids=("nope",)))
+        assert await verb.of_deliveries(Filter(status="dead")) == []
 
 
 async def test_a_selection_narrows_by_everything_given(tmp_path: Path, store: Store) -> None:
@@ -201,7 +202,7 @@ async def test_a_selection_narrows_by_everything_given(tmp_path: Path, store: St
         verb = replaying(kit, "main", "side")
 
         async def found(**fields: object) -> list[tuple[int, str]]:
-            orders = await verb.of_deliveries(Selection(**fields))  # type: ignore[arg-type]
+            orders = await verb.of_deliveries(Filter(**fields))  # type: ignore[arg-type]
             return [([row.id for row in rows].index(order.submission_id), order.destination) for order in orders]
 
         middle = (await kit.deliveries(rows[1].id))[0].created_ms
@@ -211,7 +212,7 @@ async def test_a_selection_narrows_by_everything_given(tmp_path: Path, store: St
         assert sorted(await found(since_ms=middle)) == [(1, "main"), (1, "side"), (2, "main"), (2, "side")]
         assert sorted(await found(until_ms=middle)) == [(0, "main"), (0, "side")]
         assert await found(since_ms=middle, destination="main", status="succeeded") == [(1, "main"), (2, "main")]
-        events = await verb.of_events(Selection(type="task.succeeded", since_ms=middle, destination="main"))
+        events = await verb.of_events(Filter(type="task.succeeded", since_ms=middle, destination="main"))
         assert [order.submission_id for order in events] == [rows[1].id, rows[2].id]
 
 
@@ -223,9 +224,9 @@ async def test_more_than_a_page(tmp_path: Path, store: Store) -> None:
         order = Order(event_id=delivery.event_id, submission_id=row.id, destination="main", as_new=True)
         verb = replaying(kit)
         await verb.carry_out([order] * 450)
-        orders = await verb.of_deliveries(Selection(destination="main"), as_new=False)
+        orders = await verb.of_deliveries(Filter(destination="main"), as_new=False)
         assert len(orders) == len({item.delivery_id for item in orders}) == 451
-        again = await verb.of_deliveries(Selection(destination="main"), as_new=True)
+        again = await verb.of_deliveries(Filter(destination="main"), as_new=True)
         assert len(again) == 1  # all of one event: one new delivery, not hundreds
 
 
@@ -235,7 +236,7 @@ async def test_foreseen_is_what_then_happens(tmp_path: Path) -> None:
         row, _ = await delivered(kit, Recording())
         verb = replaying(kit, "main", "archive")
         before = await kit.deliveries(row.id)
-        orders = await verb.of_events(Selection(submission_id=row.id), to="archive")
+        orders = await verb.of_events(Filter(submission_id=row.id), to="archive")
         foreseen = await verb.foresee(orders)
         assert await kit.deliveries(row.id) == before
         done = await verb.carry_out(orders)
@@ -251,16 +252,16 @@ async def test_events_go_where_they_went(tmp_path: Path) -> None:
         await run(kit, Recording())
         await run(kit, Recording(), "side")
         verb = replaying(kit, "main", "side", "archive")
-        event = Selection(ids=(f"{row.id}.task.succeeded",))
+        event = Filter(ids=(f"{row.id}.task.succeeded",))
         await verb.carry_out(await verb.of_events(event, as_new=True))
         again = await verb.of_events(event)
         newest = {item.destination: item.id for item in await kit.deliveries(row.id)}
         assert {order.destination: order.delivery_id for order in again} == newest
-        everything = await verb.of_events(Selection(submission_id=row.id))
+        everything = await verb.of_events(Filter(submission_id=row.id))
         assert {order.event_id.partition(".")[2] for order in everything} == {"task.accepted", "task.succeeded"}
-        there = await verb.of_events(Selection(submission_id=row.id), to="archive")
+        there = await verb.of_events(Filter(submission_id=row.id), to="archive")
         assert [order.event_id for order in there] == [f"{row.id}.task.succeeded"]
-        named = await verb.of_events(Selection(submission_id=row.id, type="task.accepted"), to="archive")
+        named = await verb.of_events(Filter(submission_id=row.id, type="task.accepted"), to="archive")
         assert [order.event_id for order in named] == [f"{row.id}.task.accepted"]
 
 
@@ -269,9 +270,9 @@ async def test_what_went_to_one_destination_goes_to_another(tmp_path: Path) -> N
     async with engine(tmp_path, routes=("main",)) as kit:
         row = await kit.succeeded()
         verb = replaying(kit, "main", "side", "archive")
-        there = await verb.of_events(Selection(destination="main"), to="archive")
+        there = await verb.of_events(Filter(destination="main"), to="archive")
         assert [(order.submission_id, order.destination) for order in there] == [(row.id, "archive")]
-        assert await verb.of_events(Selection(destination="side"), to="archive") == []
+        assert await verb.of_events(Filter(destination="side"), to="archive") == []
 
 
 async def test_ids_are_not_narrowed(tmp_path: Path) -> None:
@@ -279,15 +280,15 @@ async def test_ids_are_not_narrowed(tmp_path: Path) -> None:
     async with engine(tmp_path) as kit:
         row, delivery = await delivered(kit, Recording())
         for selection in (
-            Selection(ids=(delivery.id,), status="dead"),
-            Selection(ids=(delivery.id,), destination="main"),
-            Selection(ids=(delivery.id,), submission_id=row.id),
+            Filter(ids=(delivery.id,), status="dead"),
+            Filter(ids=(delivery.id,), destination="main"),
+            Filter(ids=(delivery.id,), submission_id=row.id),
         ):
             with pytest.raises(InputError, match="not both"):
                 await replaying(kit).of_deliveries(selection)
         with pytest.raises(InputError, match="not both"):
-            await replaying(kit).of_events(Selection(ids=(delivery.event_id,), type="task.failed"))
-        assert len(await replaying(kit).of_events(Selection(ids=(delivery.event_id,), destination="main"))) == 1
+            await replaying(kit).of_events(Filter(ids=(delivery.event_id,), type="task.failed"))
+        assert len(await replaying(kit).of_events(Filter(ids=(delivery.event_id,), destination="main"))) == 1
 
 
 async def test_events_nobody_was_owed(tmp_path: Path) -> None:
@@ -296,8 +297,8 @@ async def test_events_nobody_was_owed(tmp_path: Path) -> None:
         row = await kit.succeeded()
         verb = replaying(kit)
         with pytest.raises(InputError, match="Name one with --to"):
-            await verb.of_events(Selection(submission_id=row.id))
-        assert len(await verb.of_events(Selection(submission_id=row.id), to="main")) == 1
+            await verb.of_events(Filter(submission_id=row.id))
+        assert len(await verb.of_events(Filter(submission_id=row.id), to="main")) == 1
 
 
 async def test_a_newer_event_leaves_a_replay_alone(tmp_path: Path) -> None:
@@ -326,7 +327,7 @@ async def test_of_a_deleted_event_nothing_is_replayed(tmp_path: Path, store: Sto
     """Should its submission be deleted between the look and the replay, that is told."""
     async with engine(tmp_path, at=store) as kit:
         row, delivery = await delivered(kit, Recording())
-        orders = await replaying(kit).of_deliveries(Selection(ids=(delivery.id,)))
+        orders = await replaying(kit).of_deliveries(Filter(ids=(delivery.id,)))
         assert await kit.journal.erase(row.id, force=True)
         assert [item.outcome for item in await replaying(kit).carry_out(orders)] == ["gone"]
         assert await kit.deliveries(row.id) == []

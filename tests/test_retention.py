@@ -20,7 +20,7 @@ from receiver.intake import transitions
 from receiver.journal import Change, Journal
 from receiver.journal.document import replace
 from receiver.journal.journal import PAGE
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Keep, Retention
 
@@ -150,7 +150,7 @@ async def test_what_is_owed_stays(tmp_path: Path, store: Store, state: str) -> N
             row = await archived(kit)
             age(kit, 50)
             replay = Replay(journal=kit.journal, destinations=["main"], clock=kit.clock)
-            await replay.carry_out(await replay.of_deliveries(Selection(submission_id=row.id)))
+            await replay.carry_out(await replay.of_deliveries(Filter(submission_id=row.id)))
         else:
             row = await kit.succeeded()
             kit.clock.advance(121)
@@ -185,7 +185,7 @@ async def test_a_replay_after_the_files_have_gone(tmp_path: Path) -> None:
         age(kit, 31)
         await retaining(kit).purge(ALL)
         replay = Replay(journal=kit.journal, destinations=["main"], clock=kit.clock)
-        await replay.carry_out(await replay.of_deliveries(Selection(submission_id=row.id)))
+        await replay.carry_out(await replay.of_deliveries(Filter(submission_id=row.id)))
         [attempt] = (await run(kit)).attempts
         assert attempt.media == ()
         assert attempt.media_problem == "the archived file was removed after 30 days"

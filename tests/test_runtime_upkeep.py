@@ -12,7 +12,7 @@ from receiver import Event, Receiver
 from receiver.app.container import replay_of
 from receiver.app.journals import journal_of
 from receiver.errors import InputError
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 
 
 async def test_functions_are_known_by_what_an_engine_registered(tmp_path: Path) -> None:
@@ -32,6 +32,6 @@ async def test_functions_are_known_by_what_an_engine_registered(tmp_path: Path) 
         async with journal_of(changed) as journal:
             replay = await replay_of(changed, journal)
             for name in ("catalogue", "album"):
-                assert await replay.of_deliveries(Selection(status="dead"), to=name) == []
+                assert await replay.of_deliveries(Filter(status="dead"), to=name) == []
             with pytest.raises(InputError, match="There are: album, catalogue"):
-                await replay.of_deliveries(Selection(status="dead"), to="file")
+                await replay.of_deliveries(Filter(status="dead"), to="file")

@@ -9,7 +9,8 @@ from journals import NOW, SQLiteStore, completion, delivery, event, fill, submis
 from postgres import PostgresStore
 
 from receiver.journal import Journal
-from receiver.journal.selection import Order, Selection
+from receiver.journal.selection import Order
+from receiver.journal.store import Filter
 
 SPOILT = delivery(event(submission(1)), 1).id
 
@@ -65,7 +66,7 @@ async def test_it_is_replayed_beside_others(tables: SQLiteStore | PostgresStore,
     for work in works:
         await journal.complete(completion(work, outcome="rejected", status="dead"))
     await spoil(tables)
-    found = [row.record async for row in journal.selected("deliveries", Selection(status="dead"))]
+    found = [row.record async for row in journal.selected("deliveries", Filter(status="dead"))]
     assert [item.id for item in found] == [work.delivery.id for work in works]
     assert await journal.event_deliveries(event(submission(1))) == found[:1]
     orders = [

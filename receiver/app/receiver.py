@@ -23,7 +23,8 @@ from receiver.deliveries import DeliveryStatus
 from receiver.errors import InputError, NotStarted, PayloadError, ReceiverError
 from receiver.events import DISPLAY_STATUSES, DisplayStatus, EventType
 from receiver.journal import Trouble
-from receiver.journal.selection import Replayed, Selection
+from receiver.journal.selection import Replayed
+from receiver.journal.store import Filter
 from receiver.requests import build
 from receiver.settings import CONCURRENCY, Settings, declared, load
 from receiver.submissions.options import SubmitOptions, to_options
@@ -412,7 +413,7 @@ class Receiver:
         """
         if status is not None and status not in DISPLAY_STATUSES:
             raise InputError(f"status is one of {', '.join(DISPLAY_STATUSES)}, not {status[:80]!r}.", page="words")
-        rows = await self._started().journal.submissions(Selection(status=status), limit=limit)
+        rows = await self._started().journal.submissions(Filter(status=status), limit=limit)
         return [TaskHandle(self._started, row) for row in rows]
 
     async def troubles(self) -> list[Trouble]:
@@ -463,7 +464,7 @@ class Receiver:
             NotFound: a delivery or the task does not exist.
         """
         runtime = self._started()
-        selection = Selection(
+        selection = Filter(
             ids=ids,
             submission_id=(await runtime.journal.find(task)).id if task is not None else None,
             destination=destination,

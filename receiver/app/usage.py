@@ -14,7 +14,7 @@ from receiver.errors import SettingsError
 from receiver.events import Submission
 from receiver.handlers import registry
 from receiver.handlers.file import FileHandler
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.settings import Settings
 
 PAGE = 1000
@@ -50,7 +50,7 @@ async def usage_of(settings: Settings) -> list[Usage]:
     async with journal_of(settings, existing=True) as journal:
         total = sum((await journal.counts(submissions=True)).submissions.values())
         recent, after = list[Submission](), None
-        while page := await journal.submissions(Selection(since_ms=starts[-1]), limit=PAGE, after=after):
+        while page := await journal.submissions(Filter(since_ms=starts[-1]), limit=PAGE, after=after):
             recent += page
             after = page[-1].id
         ages = _by_age("submissions", "", [(row.created_ms, 1) for row in recent], starts)

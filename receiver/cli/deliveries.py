@@ -22,7 +22,8 @@ from receiver.deliveries import DELIVERY_STATUSES, AttemptOutcome, AttemptRecord
 from receiver.errors import InputError
 from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType, Submission
 from receiver.journal import Journal
-from receiver.journal.selection import REPLAYED, Replayed, ReplayOutcome, Selection
+from receiver.journal.selection import REPLAYED, Replayed, ReplayOutcome
+from receiver.journal.store import Filter
 
 ALL = 1000
 """Limit for the deliveries of one submission to one destination. Only a thousand replays would make more."""
@@ -82,7 +83,7 @@ def list_events(
     *,
     submission: OfSubmission = None,
     type: OfType = None,
-    wanted: Selection,
+    wanted: Filter,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
@@ -110,7 +111,7 @@ def list_deliveries(
     submission: OfSubmission = None,
     destination: Annotated[str | None, optional("To one destination.")] = None,
     status: OfStatus = None,
-    wanted: Selection,
+    wanted: Filter,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
@@ -125,7 +126,7 @@ def list_deliveries(
     print_list(found, print_deliveries, none="No deliveries.", as_json=as_json, older=older("deliveries", found, limit))
 
 
-async def _of(journal: Journal, submission: str | None, wanted: Selection) -> Selection:
+async def _of(journal: Journal, submission: str | None, wanted: Filter) -> Filter:
     """Return the selection of rows of one submission, if one is named."""
     return replace(wanted, submission_id=(await journal.find(submission)).id) if submission else wanted
 
@@ -284,7 +285,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         chosen: str | None = None,
         submission: OfSubmission = None,
         destination: OfDestination = None,
-        wanted: Selection,
+        wanted: Filter,
         to: Instead = None,
         as_new: AsNew = False,
         dry_run: DryRun = False,
@@ -293,7 +294,7 @@ def _replay_command(noun: str, doc: str) -> Callable[..., None]:
         as_json: AsJSON = False,
     ) -> None:
         narrower: dict[str, Any] = {field: choice(f"--{field}", chosen, choices)}
-        wanted = replace(wanted, ids=tuple(ids or ()), destination=destination, **narrower)
+        wanted = replace(wanted, ids=tuple(ids) if ids else None, destination=destination, **narrower)
         settings = settings_for(quiet=True)
 
         async def work(journal: Journal) -> tuple[list[Replayed], set[str]]:

@@ -18,7 +18,8 @@ from receiver.deliveries import Delivery
 from receiver.errors import NotFound
 from receiver.events import Submission
 from receiver.journal import Journal
-from receiver.journal.selection import LAST, Selection
+from receiver.journal.selection import LAST
+from receiver.journal.store import Filter
 from receiver.page.access import local_key
 from receiver.settings import Settings, ensure_keys
 
@@ -44,7 +45,7 @@ def open(
     wanted = reference or LAST
 
     async def read(journal: Journal) -> tuple[Submission, list[Delivery]]:
-        done = await journal.submissions(Selection(status="succeeded"), limit=1) if wanted == LAST else []
+        done = await journal.submissions(Filter(status="succeeded"), limit=1) if wanted == LAST else []
         row = done[0] if done else await journal.find(wanted)
         return row, await journal.deliveries(limit=100, submission_id=row.id)
 

@@ -16,7 +16,7 @@ import msgspec
 import typer
 
 from receiver.errors import InputError
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.requests import BOTS, KINDS, SPEEDS
 from receiver.settings.kinds import parse_keep
 from receiver.submissions.options import Options
@@ -37,7 +37,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has re
 Speed = Annotated[str | None, optional(f"{', '.join(SPEEDS)}.")]
 IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
 Bot = Annotated[str | None, optional(IMAGINE["bot_type"].command_help)]
-Filter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
+AccountFilter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
 Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]
 Mask = Annotated[str | None, optional("Where to repaint, for a button that asks for it: a file, white on black.")]
 
@@ -149,10 +149,10 @@ def selection(
     search: Annotated[str | None, optional("Of submissions with all these words in their prompt.")] = None,
     since: Annotated[str | None, optional("From then on: today, yesterday, 2h, or a date and time (local).")] = None,
     until: Annotated[str | None, optional("Before that, given like --since.")] = None,
-) -> Selection:
+) -> Filter:
     """Return the selection of a list."""
     now = time.time()
-    return Selection(
+    return Filter(
         labels=tuple(labels(label).items()),
         words=tuple((search or "").split()),
         since_ms=moment("--since", since, now),

@@ -16,9 +16,9 @@ from receiver.cli import options as reading
 from receiver.cli import session
 from receiver.cli.options import (
     IMAGINE,
+    AccountFilter,
     AsJSON,
     Bot,
-    Filter,
     Mask,
     Prompt,
     Reference,
@@ -57,7 +57,7 @@ def submit(
     speed: Speed = None,
     bot: Bot = None,
     picture: Annotated[list[str] | None, optional(f"{IMAGINE['pictures'].command_help} Repeatable.")] = None,
-    account_filter: Filter = None,
+    account_filter: AccountFilter = None,
     chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
@@ -208,7 +208,7 @@ def action(
     again: Annotated[bool, typer.Option("--again", help="Press it once more although it was pressed before.")] = False,
     wait: Wait = False,
     speed: Speed = None,
-    account_filter: Filter = None,
+    account_filter: AccountFilter = None,
     chosen: Options,
     as_json: AsJSON = False,
 ) -> None:

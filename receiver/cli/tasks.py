@@ -15,7 +15,7 @@ from receiver.clock import Clock
 from receiver.deliveries import Delivery
 from receiver.events import DISPLAY_STATUSES, Event, Submission
 from receiver.journal import Journal, Trouble
-from receiver.journal.selection import Selection
+from receiver.journal.store import EVERYTHING, Filter
 from receiver.journal.troubles import find_troubles
 from receiver.requests import KINDS
 from receiver.settings.kinds import show_url
@@ -30,7 +30,7 @@ def list_tasks(
     *,
     status: Annotated[str | None, optional(f"{', '.join(DISPLAY_STATUSES)}.")] = None,
     kind: Annotated[str | None, optional(f"{', '.join(KINDS)}.")] = None,
-    wanted: Selection,
+    wanted: Filter,
     after: After = None,
     limit: Limit = 20,
     as_json: AsJSON = False,
@@ -44,7 +44,7 @@ def list_tasks(
         return found, await find_troubles(journal, Clock().now_ms())
 
     rows, troubles = on_journal(work)
-    none = "No submissions." if wanted.empty else "No submission matches all of that."
+    none = "No submissions." if wanted == EVERYTHING else "No submission matches all of that."
     records = [_summary(row) for row in rows]
     print_list(rows, print_tasks, none=none, as_json=as_json, records=records, older=older("tasks", rows, limit))
     if troubles and not as_json:

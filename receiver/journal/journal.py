@@ -17,7 +17,7 @@ from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import transitions
 from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
 from receiver.journal.membership import EngineRecord, membership_of
-from receiver.journal.selection import ALL, Kind, Listed, Order, Replayed, Selection, row_of
+from receiver.journal.selection import Kind, Listed, Order, Replayed, row_of
 from receiver.journal.shared import Shared
 from receiver.journal.store import (
     EVERYTHING,
@@ -175,7 +175,9 @@ class Journal:
             return found
         return cast(Submission, (await row_of(self.store, "submissions", reference, whole=whole)).record)
 
-    async def submissions(self, wanted: Selection = ALL, *, limit: int, after: str | None = None) -> list[Submission]:
+    async def submissions(
+        self, wanted: Filter = EVERYTHING, *, limit: int, after: str | None = None
+    ) -> list[Submission]:
         """Return the newest first, beginning behind the one that `after` names (see `row_of`)."""
         return await self._listed("submissions", wanted, Submission, limit, after)
 
@@ -187,9 +189,9 @@ class Journal:
         """Return submissions to be sent, polled, downloaded or past their deadline: see `Store.due`."""
         return await self.store.due(kind, now_ms, limit)
 
-    async def _listed(self, kind: Listed, wanted: Selection, type: type[T], limit: int, after: str | None) -> list[T]:
+    async def _listed(self, kind: Listed, wanted: Filter, type: type[T], limit: int, after: str | None) -> list[T]:
         key = (await row_of(self.store, kind, after)).key if after is not None else None
-        page = await self.store.page(kind, wanted.filter(), after=key, limit=limit, newest_first=True)
+        page = await self.page(kind, wanted, after=key, limit=limit)
         return [row.record for row in page if isinstance(row.record, type)]
 
     async def _submissions(self, wanted: Filter, *, limit: int) -> list[Submission]:
@@ -207,7 +209,8 @@ class Journal:
     async def page(
         self, kind: RowKind, wanted: Filter, *, after: Key | None = None, limit: int, newest_first: bool = True
     ) -> list[StoredRow]:
-        """Return a page of rows for a listing: see `Store.page`."""
+        """Return a page of rows for a listing, without alerts: see `Store.page`."""
+        wanted = dataclasses.replace(wanted, requests=True)
         return await self.store.page(kind, wanted, after=after, limit=limit, newest_first=newest_first)
 
     # Callbacks and events
@@ -221,7 +224,7 @@ class Journal:
 
     async def events(
         self,
-        wanted: Selection = ALL,
+        wanted: Filter = EVERYTHING,
         *,
         limit: int,
         after: str | None = None,
@@ -230,7 +233,7 @@ class Journal:
     ) -> list[Event]:
         """Return the newest first, like `submissions`. The last two are short for a selection with them alone."""
         if submission_id is not None or type is not None:
-            wanted = Selection(submission_id=submission_id, type=type)
+            wanted = Filter(submission_id=submission_id, type=type)
         return await self._listed("events", wanted, Event, limit, after)
 
     async def find_event(self, reference: str) -> Event:
@@ -245,7 +248,7 @@ class Journal:
 
     async def deliveries(
         self,
-        wanted: Selection = ALL,
+        wanted: Filter = EVERYTHING,
         *,
         limit: int,
         after: str | None = None,
@@ -255,7 +258,7 @@ class Journal:
     ) -> list[Delivery]:
         """Return the newest first, like `submissions`. The last three are short for a selection with them alone."""
         if (submission_id, destination, status) != (None, None, None):
-            wanted = Selection(submission_id=submission_id, destination=destination, status=status)
+            wanted = Filter(submission_id=submission_id, destination=destination, status=status)
         return await self._listed("deliveries", wanted, Delivery, limit, after)
 
     async def find_delivery(self, reference: str) -> Delivery:
@@ -389,7 +392,7 @@ class Journal:
         return {item.owner for item in await self._running() if item.owner is not None}
 
     async def _running(self) -> list[Delivery]:
-        return [item async for item in self._each("deliveries", Filter(statuses=("running",)), Delivery)]
+        return [item async for item in self._each("deliveries", Filter(status="running"), Delivery)]
 
     async def clamp(self, now_ms: int, poll_ms: int = 0) -> int:
         """Bring due times that a wrong clock wrote back into reach. Return the number of submissions changed.
@@ -398,7 +401,7 @@ class Journal:
         """
         reach = transitions.LONGEST_MS
         rows = Filter(due_after_ms=now_ms + reach["poll_due_ms"])
-        owed = Filter(statuses=("pending",), due_after_ms=now_ms + reach["delivery"])
+        owed = Filter(status="pending", due_after_ms=now_ms + reach["delivery"])
         ids = {item.id async for item in self._each("submissions", rows, Submission)}
         ids |= {item.submission_id async for item in self._each("deliveries", owed, Delivery)}
         moved = await asyncio.gather(
@@ -474,7 +477,7 @@ class Journal:
             return False
         until_ms = record.paused_until_ms
         if until_ms is not None:
-            wanted = Filter(destination=destination, statuses=("pending",), due_after_ms=0)
+            wanted = Filter(destination=destination, status="pending", due_after_ms=0)
             waiting = {
                 item.submission_id
                 async for item in self._each("deliveries", wanted, Delivery)
@@ -526,9 +529,9 @@ class Journal:
 
     # Replay
 
-    def selected(self, kind: Listed, selection: Selection) -> AsyncIterator[StoredRow]:
+    def selected(self, kind: Listed, wanted: Filter) -> AsyncIterator[StoredRow]:
         """Yield all rows that fit, the oldest first. Events come in the order in which they became known."""
-        return pages(self.store, kind, selection.filter())
+        return pages(self.store, kind, wanted)
 
     async def event_deliveries(self, event: Event) -> list[Delivery]:
         """Return all deliveries of an event, the newest first."""

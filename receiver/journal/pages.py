@@ -55,7 +55,7 @@ _CONDITIONS: Mapping[str, Mapping[str, str]] = {
         "parent_id": "parent_id = {value}",
         "task_id": "task_id = {value}",
         "part": _PART,
-        "statuses": "display {among}",
+        "status": "display = {value}",
         "due_after_ms": "id IN (SELECT id FROM {schema}submissions WHERE send_due_ms > {value}"
         " UNION ALL SELECT id FROM {schema}submissions WHERE poll_due_ms > {value}"
         " UNION ALL SELECT id FROM {schema}submissions WHERE media_due_ms > {value})",
@@ -74,7 +74,7 @@ _CONDITIONS: Mapping[str, Mapping[str, str]] = {
     "events": {
         "ids": "id {among}",
         "submission_id": "id > {value} || '.' AND id < {value} || '/'",
-        "types": "type {among}",
+        "type": "type = {value}",
         "since_ms": "created_ms >= {value}",
         "until_ms": "created_ms < {value}",
     },
@@ -83,7 +83,7 @@ _CONDITIONS: Mapping[str, Mapping[str, str]] = {
         "submission_id": "submission_id = {value}",
         "part": _PART,
         "destination": "destination = {value}",
-        "statuses": "status {among}",
+        "status": "status = {value}",
         "due_after_ms": "status = 'pending' AND due_ms > {value}",
         "since_ms": "{key} >= {value}",
         "until_ms": "{key} < {value}",
@@ -109,7 +109,7 @@ _REQUEST_OF: Mapping[str, str] = {
 
 _FINDING_FEW = frozenset({"ids", "submission_id", "parent_id", "task_id", "digest", "due_after_ms"})
 """Fields whose index finds few rows."""
-_INDEXED: Mapping[str, str] = {"submissions": "statuses", "events": "types", "deliveries": "destination"}
+_INDEXED: Mapping[str, str] = {"submissions": "status", "events": "type", "deliveries": "destination"}
 """Fields for which an index has the rows of each value in order of their key."""
 _STATUSES: Mapping[str, str] = {
     "pending": "status = 'pending' AND due_ms >= 0",
@@ -149,8 +149,8 @@ class Query:
 
     def add_request(self, wanted: Filter) -> None:
         """Add the conditions on a request."""
-        if wanted.kinds:
-            self.add("kind {among}", wanted.kinds)
+        if wanted.kind is not None:
+            self.add("kind = {value}", wanted.kind)
         for pair in wanted.labels:
             self.add(f"{self._dialect.contains}(labels, {{value}}) > 0", label_text([pair]))
         for word in wanted.words:
@@ -188,7 +188,7 @@ def requests_query(
     if not _is_by_request(kind, wanted):
         return None
     given = _given(kind, wanted)
-    query = Query(dialect, dialect.in_index.get("id", "id") if len(wanted.kinds) == 1 else "id")
+    query = Query(dialect, dialect.in_index.get("id", "id") if wanted.kind is not None else "id")
     query.add_request(wanted)
     whole = kind == "submissions" and given.keys() <= {"since_ms", "until_ms", "requests"}
     if kind == "submissions":
@@ -217,7 +217,7 @@ def page_query(
     are all."""
     given = _given(kind, wanted)
     found = few is not None or bool(_FINDING_FEW & given.keys())
-    status = wanted.statuses[0] if kind == "deliveries" and len(wanted.statuses) == 1 and not found else ""
+    status = wanted.status if kind == "deliveries" and not found else None
     query = Query(dialect, _sort_key(dialect, kind, given, status, found=found))
     if few is not None:
         if kind == "events":
@@ -230,8 +230,8 @@ def page_query(
         query.conditions = [f"(SELECT 1 FROM {dialect.schema}requests WHERE {conditions}) IS NOT NULL"]  # noqa: S608
     for name, value in given.items():
         condition = _CONDITIONS[kind][name]
-        if name == "statuses" and status in _STATUSES:
-            condition = _STATUSES[status]
+        if name == "status" and status is not None:
+            condition = _STATUSES.get(status, condition)
         elif name == "destination" and status in ("running", "dead", "cancelled"):
             condition = "destination || '' = {value}"  # there are fewer of this status than of this destination
         query.add(condition, first_id(value) if "{key}" in condition else value)
@@ -257,18 +257,14 @@ def due_query(dialect: Dialect, kind: str) -> str:
 
 def _given(kind: RowKind, wanted: Filter) -> dict[str, Any]:
     """Return the conditions that are given, and make sense for a kind."""
-    return {
-        name: value
-        for name in _CONDITIONS.get(kind, ())
-        if (value := getattr(wanted, name)) not in (None, False) and (value != () or name == "ids")
-    }
+    return {name: value for name in _CONDITIONS.get(kind, ()) if (value := getattr(wanted, name)) not in (None, False)}
 
 
 def _is_by_request(kind: RowKind, wanted: Filter) -> bool:
     return kind in _REQUEST_OF and any(getattr(wanted, name) for name in REQUEST_CONDITIONS)
 
 
-def _sort_key(dialect: Dialect, kind: RowKind, given: Mapping[str, Any], status: str, *, found: bool) -> str:
+def _sort_key(dialect: Dialect, kind: RowKind, given: Mapping[str, Any], status: str | None, *, found: bool) -> str:
     """Return the first column of the sort key, written so that a database reads the rows by one index only.
 
     Few rows, which other columns have found, are sorted. An index may have the rows of one value in order of the key.
@@ -276,11 +272,10 @@ def _sort_key(dialect: Dialect, kind: RowKind, given: Mapping[str, Any], status:
 
     Args:
         given: the conditions.
-        status: the only one of deliveries.
+        status: of deliveries.
         found: other columns find few rows.
     """
-    key, value = TABLES[kind].key[0], given.get(_INDEXED.get(kind, ""))
+    key = TABLES[kind].key[0]
     if found or status in ("pending", "running"):
         return f"0 + {key}" if key == "number" else f"'' || {key}"
-    single = isinstance(value, str) or (value is not None and len(value) == 1)
-    return dialect.in_index.get(key, key) if single or status in _STATUSES else key
+    return dialect.in_index.get(key, key) if _INDEXED.get(kind) in given or status in _STATUSES else key

@@ -1,4 +1,4 @@
-"""Rows as people select and name them, for lists, replay and retention, with the values of a replay."""
+"""Rows as people name them, and the values of replay and retention."""
 
 from __future__ import annotations
 
@@ -7,61 +7,7 @@ from typing import Literal
 
 from receiver.deliveries import DeliveryStatus
 from receiver.errors import NotFound
-from receiver.events import DisplayStatus, EventType
 from receiver.journal.store import EVERYTHING, Filter, Store, StoredRow
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Conditions on submissions, events or deliveries: all that are given must hold. Times are epoch milliseconds.
-
-    Attributes:
-        ids: in this order.
-        submission_id: rows of this submission.
-        destination: deliveries to this destination.
-        status: deliveries of this status, or submissions by the status that people see.
-        type: events of this type.
-        kind: submissions of this kind of request, and their rows.
-        labels: submissions with all these labels, and their rows.
-        words: submissions with all these words in their prompt, in any case, and their rows.
-        since_ms, until_ms: made at or after the one, and before the other.
-    """
-
-    ids: tuple[str, ...] = ()
-    submission_id: str | None = None
-    destination: str | None = None
-    status: DeliveryStatus | DisplayStatus | None = None
-    type: EventType | None = None
-    kind: str | None = None
-    labels: tuple[tuple[str, str], ...] = ()
-    words: tuple[str, ...] = ()
-    since_ms: int | None = None
-    until_ms: int | None = None
-
-    @property
-    def empty(self) -> bool:
-        """True without any condition, which would select everything."""
-        return self == Selection()
-
-    def filter(self) -> Filter:
-        """Return the same for a store."""
-        return Filter(
-            ids=self.ids or None,
-            submission_id=self.submission_id,
-            destination=self.destination,
-            statuses=(self.status,) if self.status is not None else (),
-            types=(self.type,) if self.type is not None else (),
-            kinds=(self.kind,) if self.kind is not None else (),
-            labels=self.labels,
-            words=self.words,
-            since_ms=self.since_ms,
-            until_ms=self.until_ms,
-            requests=True,
-        )
-
-
-ALL = Selection()
-
 
 # One row, by the words of a person: an id, a part of one, a task id, or `last`
 

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Delivery
-from receiver.events import ALERT_KIND, Callback, Event, Submission
+from receiver.deliveries import AttemptRecord, Delivery, DeliveryStatus
+from receiver.events import ALERT_KIND, Callback, DisplayStatus, Event, EventType, Submission
 from receiver.journal.document import Document, Transition
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Filter:
     """Conditions on rows: all that are given must hold. A condition that makes no sense for a kind is ignored.
 
     Attributes:
-        ids: submissions, events or deliveries by id.
+        ids: submissions, events or deliveries by id. A replay keeps their order.
         submission_id: rows of one submission (for submissions: itself).
         delivery_id: attempts of one delivery.
         parent_id: submissions that follow this one up.
@@ -78,9 +78,9 @@ class Filter:
         part: submissions or deliveries whose id starts or ends with this text.
         digest: needed files with this digest.
         destination: deliveries to this destination.
-        statuses: submissions by display status, or deliveries by status.
-        types: events by any of the types.
-        kinds: by any of the kinds of request, like the next two for submissions, and for events and deliveries of such.
+        status: submissions by display status, or deliveries by status.
+        type: events of this type.
+        kind: of this kind of request, like the next two for submissions, and for events and deliveries of such.
         labels: with all the labels.
         words: with all the words in the prompt, in any case.
         since_ms, until_ms: made at or after the one, and before the other, in epoch milliseconds. Submissions and
@@ -100,9 +100,9 @@ class Filter:
     part: str | None = None
     digest: str | None = None
     destination: str | None = None
-    statuses: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
+    status: DeliveryStatus | DisplayStatus | None = None
+    type: EventType | None = None
+    kind: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     words: tuple[str, ...] = ()
     since_ms: int | None = None
@@ -117,13 +117,13 @@ class Filter:
 EVERYTHING = Filter()
 
 
-REQUEST_CONDITIONS = ("kinds", "labels", "words")
+REQUEST_CONDITIONS = ("kind", "labels", "words")
 
 
 def fits_request(row: Submission, wanted: Filter) -> bool:
     """Return True if a submission fulfils the conditions of `REQUEST_CONDITIONS`, which its rows share."""
     return (
-        (not wanted.kinds or row.kind in wanted.kinds)
+        wanted.kind in (None, row.kind)
         and all(row.labels.get(name) == value for name, value in wanted.labels)
         and all(word.casefold() in row.prompt.casefold() for word in wanted.words)
     )
@@ -136,7 +136,7 @@ def fits_submission(row: Submission, wanted: Filter) -> bool:
         wanted.parent_id in (None, row.parent_id),
         wanted.task_id in (None, row.task_id),
         wanted.part is None or row.id.startswith(wanted.part) or row.id.endswith(wanted.part),
-        not wanted.statuses or row.display_status in wanted.statuses,
+        wanted.status in (None, row.display_status),
         fits_request(row, wanted),
         not wanted.requests or row.kind != ALERT_KIND,
         wanted.due_after_ms is None

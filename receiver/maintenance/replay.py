@@ -14,7 +14,8 @@ from receiver.deliveries import Delivery
 from receiver.errors import InputError
 from receiver.events import ALERT_TYPES, EVENT_TYPES, Event, EventType
 from receiver.journal import Journal
-from receiver.journal.selection import Order, Replayed, Selection
+from receiver.journal.selection import Order, Replayed
+from receiver.journal.store import EVERYTHING, Filter
 from receiver.telemetry import Log
 
 log = Log("receiver.replay")
@@ -50,27 +51,27 @@ class Replay:
         self._clock = clock
         self.changed = changed
 
-    async def of_deliveries(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+    async def of_deliveries(self, selection: Filter, *, to: str | None = None, as_new: bool = False) -> list[Order]:
         """Return the orders that replay the selected deliveries, each to its own destination or to `to`.
 
         Raises:
             InputError: nothing is selected, too much is selected, or a destination does not exist.
             NotFound: no delivery has one of the ids.
         """
-        self._check(selection, to, Selection(ids=selection.ids))
+        self._check(selection, to, Filter(ids=selection.ids))
         orders = []
         async for delivery in self._deliveries(selection):
             orders.append(_order(delivery, to or delivery.destination, as_new))
             _check_size(orders)
         return self._distinct(orders)
 
-    async def of_events(self, selection: Selection, *, to: str | None = None, as_new: bool = False) -> list[Order]:
+    async def of_events(self, selection: Filter, *, to: str | None = None, as_new: bool = False) -> list[Order]:
         """Return the orders that replay the selected events: each of their deliveries, or one delivery each to `to`.
 
         Without a type and without ids, only decisive events go to `to`. Raises as `of_deliveries`, and InputError if
         no selected event ever had a delivery.
         """
-        self._check(selection, to, Selection(ids=selection.ids, destination=selection.destination))
+        self._check(selection, to, Filter(ids=selection.ids, destination=selection.destination))
         orders: list[Order] = []
         found = 0
         async for event_id in self._events(selection):
@@ -96,7 +97,7 @@ class Replay:
         self.changed()
         return done
 
-    async def _of_event(self, event_id: str, selection: Selection, to: str | None, as_new: bool) -> list[Order]:
+    async def _of_event(self, event_id: str, selection: Filter, to: str | None, as_new: bool) -> list[Order]:
         narrowed = selection.destination is not None
         newest: dict[str, Delivery] = {}  # by destination
         event = await self._journal.event(event_id) if narrowed or to is None else None
@@ -110,12 +111,12 @@ class Replay:
             return []
         return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
 
-    def _check(self, selection: Selection, to: str | None, by_ids: Selection) -> None:
+    def _check(self, selection: Filter, to: str | None, by_ids: Filter) -> None:
         """Raise InputError unless the selection is by ids or by conditions. `by_ids` has all that ids allow: a further
         condition would narrow a list that was given one by one."""
         if selection.ids and selection != by_ids:
             raise InputError("Give either ids or conditions, not both.", page="operate")
-        if selection.empty:
+        if selection == EVERYTHING:
             raise InputError(
                 "A replay of everything is refused. Give ids, or --task, --destination, --status, --since or --until.",
                 page="operate",
@@ -139,15 +140,15 @@ class Replay:
             self._check_destination(name, "replay to another one with --to")
         return distinct
 
-    async def _deliveries(self, selection: Selection) -> AsyncIterator[Delivery]:
-        for id in selection.ids:
+    async def _deliveries(self, selection: Filter) -> AsyncIterator[Delivery]:
+        for id in selection.ids or ():
             yield await self._journal.find_delivery(id)
         if not selection.ids:
             async for row in self._journal.selected("deliveries", selection):
                 yield cast(Delivery, row.record)
 
-    async def _events(self, selection: Selection) -> AsyncIterator[str]:
-        for id in selection.ids:
+    async def _events(self, selection: Filter) -> AsyncIterator[str]:
+        for id in selection.ids or ():
             yield (await self._journal.find_event(id)).id
         if not selection.ids:
             async for row in self._journal.selected("events", selection):

@@ -19,7 +19,8 @@ from receiver.deliveries import PAUSE_SECONDS
 from receiver.errors import Ambiguous, InputError, NotFound, Refused
 from receiver.events import Submission
 from receiver.journal.document import Action
-from receiver.journal.selection import Order, Selection
+from receiver.journal.selection import Order
+from receiver.journal.store import EVERYTHING, Filter
 from receiver.page.access import User
 from receiver.page.views import MAX_SELECTED, Sources, selection_of
 from receiver.requests import KINDS, REQUIRED, build
@@ -107,7 +108,7 @@ async def send_to(sources: Sources, user: User, form: FormData) -> str:
         raise InputError(f"There is no destination {to[:40]!r}. There are: {', '.join(sources.destinations)}.")
     orders: list[Order] = []
     for id in selected(form):
-        orders += await sources.replay.of_events(Selection(submission_id=id, type="task.succeeded"), to=to, as_new=True)
+        orders += await sources.replay.of_events(Filter(submission_id=id, type="task.succeeded"), to=to, as_new=True)
     if not orders:
         raise InputError("None of the selected tasks has a result yet.")
     await sources.replay.carry_out(orders)
@@ -132,10 +133,10 @@ async def orders_of(sources: Sources, form: FormData) -> list[Order]:
         ids = tuple(str(item) for item in form.getlist("id"))
         if not ids:
             raise InputError("Nothing is selected. Tick the deliveries to replay.")
-        return await sources.replay.of_deliveries(Selection(ids=ids))
+        return await sources.replay.of_deliveries(Filter(ids=ids))
     wanted = [(name, str(value)) for name, value in form.multi_items() if name not in ("confirm", "id")]
     selection, _ = selection_of(QueryParams(wanted), sources.clock.now_ms())
-    if selection.empty:
+    if selection == EVERYTHING:
         raise InputError("All deliveries are too many. Filter by destination or status first.")
     return await sources.replay.of_deliveries(selection)
 

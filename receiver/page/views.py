@@ -21,8 +21,7 @@ from receiver.errors import InputError, NotFound
 from receiver.events import DISPLAY_STATUSES, EventType, Submission, first_id, id_ms
 from receiver.extras import install
 from receiver.journal import Journal
-from receiver.journal.selection import Selection
-from receiver.journal.store import Key
+from receiver.journal.store import Filter, Key
 from receiver.journal.troubles import find_troubles
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
@@ -128,7 +127,7 @@ class Tile:
         return self.row.task.progress if self.row.task and self.row.ended is None else None
 
 
-def read_listing(query: QueryParams, statuses: Sequence[str], now_ms: int) -> tuple[Selection, tuple[str] | None]:
+def read_listing(query: QueryParams, statuses: Sequence[str], now_ms: int) -> tuple[Filter, tuple[str] | None]:
     """Return the selection and the cursor that a URL or a form asks for, as the API reads them. Raise InputError.
 
     `days=N` selects what is at most so old.
@@ -151,7 +150,7 @@ async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozen
     back in windows that double.
     """
     selection, cursor = read_listing(look.query, DISPLAY_STATUSES, sources.clock.now_ms())
-    wanted, after = selection.filter(), cast("Key | None", cursor)
+    after = cast("Key | None", cursor)
     floor_ms, until = selection.since_ms or 0, time.monotonic() + SEARCH_SECONDS
     now_ms, searching = sources.clock.now_ms(), bool(selection.words or selection.labels)
     edge_ms = id_ms(cursor[0]) if cursor else selection.until_ms or now_ms
@@ -160,7 +159,7 @@ async def _rows(sources: Sources, look: Look, *, hidden: frozenset[str] = frozen
     while following and full < SEARCHED and len(found) < PAGE:
         window_ms = max(DAY_MS, now_ms - edge_ms)
         since_ms = max(edge_ms - window_ms, floor_ms) if searching else floor_ms
-        some = replace(wanted, since_ms=since_ms or None)
+        some = replace(selection, since_ms=since_ms or None)
         page = await sources.journal.page("submissions", some, after=after, limit=PAGE)
         rows = [row.record for row in page if isinstance(row.record, Submission)]
         found += [row for row in rows if row.display_status not in hidden]
@@ -190,7 +189,7 @@ async def tiles(sources: Sources, rows: Sequence[Submission]) -> list[Tile]:
         marks[id] |= dict.fromkeys(document.receipts, "succeeded")
     made = [row.created_ms for row in rows]
     if made:  # a delivery is made after its submission, and seldom a day after it
-        dead = Selection(status="dead", since_ms=min(made), until_ms=max(made) + DAY_MS)
+        dead = Filter(status="dead", since_ms=min(made), until_ms=max(made) + DAY_MS)
         for item in await sources.journal.deliveries(dead, limit=COUNTED):
             if item.submission_id in documents:
                 marks[item.submission_id][item.destination] = "dead"
@@ -386,7 +385,7 @@ async def make(sources: Sources, look: Look) -> dict[str, Any]:
     }
 
 
-def selection_of(query: QueryParams, now_ms: int) -> tuple[Selection, tuple[str] | None]:
+def selection_of(query: QueryParams, now_ms: int) -> tuple[Filter, tuple[str] | None]:
     """Return the selection and the cursor of deliveries that a URL or a form asks for. Raise InputError."""
     selection, cursor = read_listing(query, DELIVERY_STATUSES, now_ms)
     destination, submission = query.get("destination") or None, query.get("submission") or None
@@ -395,7 +394,7 @@ def selection_of(query: QueryParams, now_ms: int) -> tuple[Selection, tuple[str]
 
 async def deliveries(sources: Sources, look: Look) -> dict[str, Any]:
     wanted, after = selection_of(look.query, sources.clock.now_ms())
-    page = await sources.journal.page("deliveries", wanted.filter(), after=after, limit=PAGE)
+    page = await sources.journal.page("deliveries", wanted, after=after, limit=PAGE)
     rows = [row.record for row in page if isinstance(row.record, Delivery)]
     documents = await sources.journal.store.load(sorted({row.submission_id for row in rows}))
     return {

@@ -393,11 +393,9 @@ class BucketStore:
             found = {id.partition(".")[0] for id in wanted.ids}
         elif named is not None:
             found = {id for id in await asyncio.gather(*map(self._owner_of, named)) if id is not None}
-        elif kind == "deliveries" and wanted.statuses and {*wanted.statuses} <= {"pending", "running", "dead"}:
+        elif kind == "deliveries" and wanted.status in ("pending", "running", "dead"):
             below = () if wanted.destination is None else (wanted.destination,)
-            found = set()
-            for place in {keys.DEAD if status == "dead" else keys.TO for status in wanted.statuses}:
-                found |= await self._indexed(keys.path(place, *below))
+            found = await self._indexed(keys.path(keys.DEAD if wanted.status == "dead" else keys.TO, *below))
         return found
 
     async def _indexed(self, place: str) -> set[str]:
@@ -552,7 +550,7 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
         return [
             StoredRow((item.number, stored.id), item.event)
             for item in stored.events
-            if (not wanted.types or item.event.type in wanted.types)
+            if wanted.type in (None, item.event.type)
             and (wanted.ids is None or item.event.id in wanted.ids)
             and _is_within(item.event.created_ms, wanted)
         ]
@@ -562,7 +560,7 @@ def _rows(kind: RowKind, stored: StoredSubmission, wanted: Filter) -> list[Store
             for item in stored.deliveries
             if _fits_id(item.id, wanted)
             and wanted.destination in (None, item.destination)
-            and (not wanted.statuses or item.status in wanted.statuses)
+            and wanted.status in (None, item.status)
             and (wanted.due_after_ms is None or item.due_ms > wanted.due_after_ms)
         ]
     if kind == "attempts":

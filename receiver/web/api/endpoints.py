@@ -19,7 +19,7 @@ from receiver.deliveries import DELIVERY_STATUSES, MAX_PAUSE_SECONDS, PAUSE_SECO
 from receiver.errors import Ambiguous, InputError, MediaError, NotFound, ReceiverError, Refused, Unreachable
 from receiver.events import DISPLAY_STATUSES, Event, Submission, new_id
 from receiver.journal import Journal
-from receiver.journal.selection import Selection
+from receiver.journal.store import EVERYTHING, Filter
 from receiver.maintenance.replay import Replay
 from receiver.maintenance.retention import Retention
 from receiver.media import Store
@@ -88,8 +88,7 @@ class Endpoints:
     async def list_submissions(self, request: Request, caller: str) -> Response:
         """`GET /submissions`: the newest first."""
         query = read_query(request, DISPLAY_STATUSES)
-        wanted = query.selection.filter()
-        page = await self.journal.page("submissions", wanted, after=query.after, limit=query.limit)
+        page = await self.journal.page("submissions", query.selection, after=query.after, limit=query.limit)
         rows = [submission_record(row.record) for row in page if isinstance(row.record, Submission)]
         return json(rows, headers=query.following(request, [row.id for row in rows]))
 
@@ -311,7 +310,7 @@ class Endpoints:
             destination=given.get("destination"),
             submission_id=await self._id_of(given.get("submission")),
         )
-        page = await self.journal.page("deliveries", wanted.filter(), after=query.after, limit=query.limit)
+        page = await self.journal.page("deliveries", wanted, after=query.after, limit=query.limit)
         rows = [delivery_record(row.record) for row in page if isinstance(row.record, Delivery)]
         return json(rows, headers=query.following(request, [row.id for row in rows]))
 
@@ -328,8 +327,8 @@ class Endpoints:
             raise InputError(f"The field status is one of {', '.join(DELIVERY_STATUSES)}.")
         if len(body.ids) > schemas.MAX_IDS:
             raise InputError(f"The field ids takes {schemas.MAX_IDS} at most. Use conditions for more.")
-        selection = Selection(
-            ids=tuple([(await self._delivery(id)).id for id in body.ids]),
+        selection = Filter(
+            ids=tuple([(await self._delivery(id)).id for id in body.ids]) or None,
             submission_id=await self._id_of(body.submission),
             destination=body.destination,
             status=body.status,
@@ -338,7 +337,7 @@ class Endpoints:
             since_ms=body.since_ms,
             until_ms=body.until_ms,
         )
-        if selection.empty:
+        if selection == EVERYTHING:
             raise InputError("A replay of everything is refused. Give ids, or at least one condition.", page="operate")
         orders = await self.replays.of_deliveries(selection, to=body.to, as_new=body.as_new)
         done = await (self.replays.foresee(orders) if body.preview else self.replays.carry_out(orders))

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from receiver.events import id_ms
-from receiver.journal.selection import Selection
+from receiver.journal.store import Filter
 from receiver.requests import KINDS
 from receiver.web.problems import Problem
 
@@ -24,7 +24,7 @@ COMMON = ("limit", "after", "status", "kind", "label", "search", "since_ms", "un
 class Query:
     """A page of a list. It starts behind the row with the key `after`."""
 
-    selection: Selection
+    selection: Filter
     limit: int
     after: tuple[str] | None
 
@@ -51,12 +51,12 @@ def read_query(request: Request, statuses: Sequence[str], *more: str) -> Query:
     return Query(selection=read_conditions(query, statuses), limit=limit, after=read_cursor(query))
 
 
-def read_conditions(query: QueryParams, statuses: Sequence[str]) -> Selection:
+def read_conditions(query: QueryParams, statuses: Sequence[str]) -> Filter:
     """Return the rows that a query string selects, or raise Problem (422)."""
     labels = [text.partition("=") for text in query.getlist("label")]
     if not all(equals for _, equals, _ in labels):
         raise Problem(422, "label is written name=value.")
-    return Selection(
+    return Filter(
         status=_one_of("status", query.get("status"), statuses),
         kind=_one_of("kind", query.get("kind"), tuple(KINDS)),
         labels=tuple((name, value) for name, _, value in labels),
