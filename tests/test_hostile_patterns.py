@@ -9,8 +9,7 @@ import pytest
 
 from receiver.handlers.discord import escape
 from receiver.handlers.result_files import slug
-from receiver.tasks import Task
-from receiver.tasks.task import MAX_TEXT
+from receiver.tasks import MAX_TEXT, Task
 from receiver.web.api.responses import _SHELL
 
 HOSTILE = ["a", " ", "\n", "1", "[", "[a](", "://", "1. ", "**", "--a ", "See: "]

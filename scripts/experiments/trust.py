@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import receiver.tasks.task as reading
+import receiver.tasks as reading
 from experiments.base import Experiment, Outcome
 from experiments.servers import here, served
 from experiments.sizes import Memory
