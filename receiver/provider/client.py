@@ -65,87 +65,6 @@ class Reply(NamedTuple):
     body: bytes
 
 
-class Wire:
-    """A pooled client for one address with one key. Raises SettingsError if one of them cannot be used."""
-
-    def __init__(
-        self, base_url: str, key: str, pool: httpcore.AsyncConnectionPool | None, proxy: str | None = None
-    ) -> None:
-        self.base = _address(base_url).removesuffix("/mj").rstrip("/")
-        key = key.strip()
-        if not (key.isascii() and key.isprintable()):
-            raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
-        self._headers: dict[bytes | str, bytes | str] = {
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
-            "User-Agent": f"imagine-receiver/{__version__}",
-            **({"Authorization": f"Bearer {key}"} if key else {}),
-        }
-        learn([key])  # some relays repeat it
-        # Where it goes, for errors. The URL of the proxy may hold a password.
-        self.way = self.base if proxy is None else f"{self.base} through the proxy {urlsplit(proxy).hostname}"
-        # Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays
-        # ambiguous for ever. Connections are therefore reused only well before that.
-        self._pool = pool or httpcore.AsyncConnectionPool(
-            ssl_context=certificates() if self.base.startswith("https:") else None,
-            proxy=None if proxy is None else _proxy(proxy),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=2.0,
-        )
-        self._closed = False
-
-    async def exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
-        """Send one request under a total deadline of `limit` seconds. httpcore counts its time-outs per operation.
-
-        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
-        deadline. Raises TimeoutError, an error of httpcore, and UnreadError for an answer that is too long or packed in
-        another way than gzip and deflate.
-        """
-        if self._closed:  # a pool would open new connections, which nothing closes
-            raise RuntimeError("This client of the provider has been closed.")
-        question = _QUESTIONS.get(path.rpartition("/")[2], "submit")
-        stage = min(_LONGEST_STAGE, limit / 4)
-        headers = self._headers.copy()
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        limits = {"timeout": {"connect": stage, "pool": stage, "read": limit, "write": limit}}
-        if method == "POST":
-            content = content or b""  # a POST without a body has a length, too
-        answer, began = "broken", time.perf_counter()
-        try:
-            async with (
-                asyncio.timeout(limit),
-                self._pool.stream(
-                    method, self.base + path, headers=headers, content=content, extensions=limits
-                ) as response,
-            ):
-                found = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in response.headers}
-                body = Body(found.get("content-encoding", ""), MAX_ANSWER + 1)
-                async for chunk in response.aiter_stream():
-                    if not body.add(chunk):
-                        break
-                if body.problem is not None:
-                    raise UnreadError(one_line(body.problem))
-                if len(body.data) > MAX_ANSWER:
-                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
-                if not body.complete:
-                    raise UnreadError("its compressed content is cut short")
-                answer = f"{response.status // 100}xx"
-                return Reply(response.status, found, bytes(body.data))
-        except (TimeoutError, httpcore.TimeoutException):
-            answer = "timeout"
-            raise
-        finally:
-            metrics.REQUESTS.add(question, answer)
-            metrics.REQUEST_SECONDS.observe(time.perf_counter() - began, question)
-
-    async def aclose(self) -> None:
-        """Close all connections."""
-        self._closed = True
-        await self._pool.aclose()
-
-
 def _address(url: str) -> str:
     """Return a base URL without a slash at its end, its host and path in ASCII."""
     try:
@@ -207,7 +126,29 @@ class Provider:
         ask_timeout: float = 20.0,
         seed_timeout: float = 75.0,
     ) -> None:
-        self._wire = Wire(base_url, key, pool, proxy)
+        self._base = _address(base_url).removesuffix("/mj").rstrip("/")
+        key = key.strip()
+        if not (key.isascii() and key.isprintable()):
+            raise SettingsError("COMETAPI_KEY holds characters that no header can carry; copy it again.")
+        self._headers: dict[bytes | str, bytes | str] = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",  # and what comes compressed all the same is unpacked under our cap
+            "User-Agent": f"imagine-receiver/{__version__}",
+            **({"Authorization": f"Bearer {key}"} if key else {}),
+        }
+        learn([key])  # some relays repeat it
+        # Where it goes, for errors. The URL of the proxy may hold a password.
+        self._way = self._base if proxy is None else f"{self._base} through the proxy {urlsplit(proxy).hostname}"
+        # Servers commonly close idle connections after 5 s. A submit written just then gets no answer and stays
+        # ambiguous for ever. Connections are therefore reused only well before that.
+        self._pool = pool or httpcore.AsyncConnectionPool(
+            ssl_context=certificates() if self._base.startswith("https:") else None,
+            proxy=None if proxy is None else _proxy(proxy),
+            max_connections=100,
+            max_keepalive_connections=20,
+            keepalive_expiry=2.0,
+        )
+        self._closed = False
         self._clock = clock
         self._submit_timeout = submit_timeout
         self._ask_timeout = ask_timeout
@@ -216,7 +157,7 @@ class Provider:
         self._list_failed = False
 
     def __repr__(self) -> str:
-        return f"Provider(base_url={self._wire.base!r}, key='***')"
+        return f"Provider(base_url={self._base!r}, key='***')"
 
     async def submit(self, kind: str, body: Mapping[str, Any], *, speed: str | None) -> Accepted:
         """Send a request that makes a task, once. The speed is a prefix of the path (PROTOCOL.md §1).
@@ -230,7 +171,7 @@ class Provider:
         prefix = f"/mj-{speed}" if check_speed(speed) else ""
         content = _encode(body)
         try:
-            reply = await self._wire.exchange("POST", f"{prefix}/mj/{path}", content, self._submit_timeout)
+            reply = await self._exchange("POST", f"{prefix}/mj/{path}", content, self._submit_timeout)
             return read_submit(*reply, kind=kind, now=self._clock.now())
         except _UNSENT as exc:
             raise self._unreachable(exc) from exc
@@ -295,7 +236,7 @@ class Provider:
 
     def image_url(self, task_id: str) -> str:
         """Return the address under which the provider relays a task's picture (PROTOCOL.md §13.5)."""
-        return f"{self._wire.base}/mj/image/{quote(task_id, safe='', errors='replace')}"
+        return f"{self._base}/mj/image/{quote(task_id, safe='', errors='replace')}"
 
     async def image_seed(self, task_id: str) -> str:
         """Ask for the seed of a finished task's picture: a number of up to ten digits, as text. May take a minute.
@@ -328,7 +269,53 @@ class Provider:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._wire.aclose()
+        self._closed = True
+        await self._pool.aclose()
+
+    async def _exchange(self, method: str, path: str, content: bytes | None, limit: float) -> Reply:
+        """Send one request under a total deadline of `limit` seconds. httpcore counts its time-outs per operation.
+
+        Waiting for the pool, TCP and TLS get a quarter each. A connection that fails then shows as that, and not as the
+        deadline. Raises TimeoutError, an error of httpcore, and UnreadError for an answer that is too long or packed in
+        another way than gzip and deflate.
+        """
+        if self._closed:  # a pool would open new connections, which nothing closes
+            raise RuntimeError("This client of the provider has been closed.")
+        question = _QUESTIONS.get(path.rpartition("/")[2], "submit")
+        stage = min(_LONGEST_STAGE, limit / 4)
+        headers = self._headers.copy()
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        limits = {"timeout": {"connect": stage, "pool": stage, "read": limit, "write": limit}}
+        if method == "POST":
+            content = content or b""  # a POST without a body has a length, too
+        answer, began = "broken", time.perf_counter()
+        try:
+            async with (
+                asyncio.timeout(limit),
+                self._pool.stream(
+                    method, self._base + path, headers=headers, content=content, extensions=limits
+                ) as response,
+            ):
+                found = {name.decode("latin-1").lower(): text.decode("latin-1") for name, text in response.headers}
+                body = Body(found.get("content-encoding", ""), MAX_ANSWER + 1)
+                async for chunk in response.aiter_stream():
+                    if not body.add(chunk):
+                        break
+                if body.problem is not None:
+                    raise UnreadError(one_line(body.problem))
+                if len(body.data) > MAX_ANSWER:
+                    raise UnreadError(f"it is longer than {MAX_ANSWER} bytes once unpacked")
+                if not body.complete:
+                    raise UnreadError("its compressed content is cut short")
+                answer = f"{response.status // 100}xx"
+                return Reply(response.status, found, bytes(body.data))
+        except (TimeoutError, httpcore.TimeoutException):
+            answer = "timeout"
+            raise
+        finally:
+            metrics.REQUESTS.add(question, answer)
+            metrics.REQUEST_SECONDS.observe(time.perf_counter() - began, question)
 
     async def _list(self, batch: list[str]) -> dict[str, Task] | None:
         """Return the tasks of one batch, or None if the relay lacks the route."""
@@ -356,7 +343,7 @@ class Provider:
 
     async def _ask(self, method: str, path: str, content: bytes | None = None, *, limit: float | None = None) -> Answer:
         try:
-            reply = await self._wire.exchange(method, path, content, limit or self._ask_timeout)
+            reply = await self._exchange(method, path, content, limit or self._ask_timeout)
             return read_answer(*reply, now=self._clock.now())
         except UnreadError as exc:
             raise Unreadable(f"The provider's answer was not read: {exc}.") from exc
@@ -392,7 +379,7 @@ class Provider:
 
     def _unreachable(self, exc: Exception) -> Unreachable:
         return Unreachable(
-            f"The provider at {self._wire.way} cannot be reached ({_reason(exc)}); "
+            f"The provider at {self._way} cannot be reached ({_reason(exc)}); "
             "check the network and RECEIVER_PROVIDER_URL."
         )
 
