@@ -409,7 +409,7 @@ GOOD_BODIES: dict[str, Bytes] = {
     "same key twice": lambda row: body(row).replace(b"{", b'{"progress": "3%",', 1),
     "raw UTF-8": lambda row: json.dumps({**json.loads(body(row)), "prompt": "猫 🛶"}, ensure_ascii=False).encode(),
     "63 nested lists": put(b"[" * 62 + b"]" * 62, "seed"),
-    "64 nested lists that nobody reads": put(b"[" * 63 + b"]" * 63),
+    "66 nested lists that nobody reads": put(b"[" * 65 + b"]" * 65),
     "60 keys of 4 KB": lambda row: body(row, **{f"key{n}": "y" * 4000 for n in range(60)}),
 }
 

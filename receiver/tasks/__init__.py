@@ -330,12 +330,12 @@ def integral(value: Any) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else None
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes, *, any_depth: bool = False) -> Any:
     """Read JSON from outside: UTF-8, an optional BOM. Strings may still hold lone surrogates (see `clean_text`).
 
     Raises:
-        NotJSON: not UTF-8, not JSON, NaN or Infinity, an integer beyond 4,300 digits, nested deeper than 64, or more
-            than 50,000 lists and objects.
+        NotJSON: not UTF-8, not JSON, NaN or Infinity, an integer beyond 4,300 digits, nested deeper than 64 (or than
+            Python reads, with `any_depth`), or more than 50,000 lists and objects.
     """
     body = body.removeprefix(b"\xef\xbb\xbf")
     brackets = body.count(b"{") + body.count(b"[")
@@ -349,8 +349,8 @@ def decode_json(body: bytes) -> Any:
         except (ValueError, RecursionError) as exc:
             raise NotJSON("The body is not JSON.") from exc
     # Walking the value costs as much as decoding it, and real bodies have few brackets.
-    if brackets > MAX_DEPTH and _too_deep(value):
-        raise NotJSON(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
+    if brackets > MAX_DEPTH and not any_depth:
+        _check_depth(value)
     return value
 
 
@@ -358,7 +358,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _too_deep(value: Any) -> bool:
+def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH):
         level = [
@@ -369,13 +369,16 @@ def _too_deep(value: Any) -> bool:
             if isinstance(child, dict | list)
         ]
         if not level:
-            return False
-    return True
+            return
+    raise NotJSON(f"The JSON is nested deeper than {MAX_DEPTH} levels.")
 
 
 def decode_task(body: bytes) -> Task:
-    """Read a task from a body, as `read_task` and `decode_json`. Every database can store its texts."""
-    return read_task(decode_json(body))
+    """Read a task from a body, as `read_task` and `decode_json`. Every database can store its texts.
+
+    The depth of values that are not read does not count.
+    """
+    return read_task(decode_json(body, any_depth=True))
 
 
 def decode_any_task(body: bytes) -> tuple[Task, bytes]:
@@ -480,6 +483,7 @@ class _Reader:
             return text if len(text) <= longest else cut(text, longest)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return cut(str(value), longest)
+        _check_depth([value])
         self.problems.append(f"{key} is neither text nor number")
         return ""
 
