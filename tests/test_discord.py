@@ -289,7 +289,8 @@ async def test_a_wrong_webhook_is_rejected(discord: Discord, tmp_path: Path, pat
         (JSONResponse({"message": "limited"}, status_code=429, headers={"X-RateLimit-Reset-After": "1.337"}), 1.337),
         (PlainTextResponse("error code: 1015", status_code=429, headers={"Retry-After": "40"}), 40),
         (JSONResponse({"message": "limited"}, status_code=429, headers={"X-RateLimit-Reset-After": "nan"}), 30),
-        (JSONResponse({"message": "limited", "retry_after": 1.337, "global": False}, status_code=429), 30),
+        (JSONResponse({"message": "limited", "retry_after": 1.337, "global": False}, status_code=429), 1.337),
+        (JSONResponse({"retry_after": "soon"}, status_code=429), 30),
         (rate_limit(1.337, versioned=False), 1.337),
     ],
 )

@@ -243,9 +243,11 @@ class DiscordHandler:
         response = await call(self._client, "Discord", verb, self._url + path, params=query, files=parts)
         answer = response.object or {}
         if response.status == 429:
-            # Discord's own header is in seconds at every address. Retry-After is so only where that has a version.
-            headers = {**response.headers}
-            headers["retry-after"] = headers.get("x-ratelimit-reset-after") or headers.get("retry-after", "")
+            # Discord's own header, and a fraction in the body, are in seconds at every address. Retry-After is so only
+            # where that has a version.
+            headers, after = {**response.headers}, answer.get("retry_after")
+            own = headers.get("x-ratelimit-reset-after") or (str(after) if isinstance(after, float) else "")
+            headers["retry-after"] = own or headers.get("retry-after", "")
             reason = "Discord is posted to too often"
             raise RetryLater.from_headers(headers, otherwise=posts.RATE_SECONDS, reason=reason)
         if response.is_success and answer.get("id"):
