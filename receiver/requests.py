@@ -98,7 +98,6 @@ class Kind:
     path: str  # its path after `/mj/`
     summary: str  # its description in OpenAPI
     fields: tuple[Field, ...] = ()  # its fields, in the order of the body. Links come first there
-    command: str = ""  # the description of its command
     address: str = "/submissions"  # its address in the HTTP API
     answered_by_links: bool = False  # True if the answer holds links and names no task
     combine: Callable[[Mapping[str, Any]], None] | None = None
@@ -397,7 +396,6 @@ KINDS: Mapping[str, Kind] = {
     "blend": Kind(
         path="submit/blend",
         summary="One grid out of 2 to 5 pictures.",
-        command="Make one picture of 2 to 5.",
         fields=(
             Field("pictures", LIST, _pictures(2), "2 to 5 pictures.", default=REQUIRED, argument=True),
             Field("dimensions", "dimensions", _words("PORTRAIT", "SQUARE", "LANDSCAPE"), "The shape of the result."),
@@ -408,7 +406,6 @@ KINDS: Mapping[str, Kind] = {
     "describe": Kind(
         path="submit/describe",
         summary="Prompts that could have made a picture.",
-        command="Find four prompts for a picture. `receiver action ID 1️⃣` then draws the first.",
         fields=(
             _source("source", "base64", "link", "The picture.", option="picture"),
             _BOT,
@@ -419,13 +416,11 @@ KINDS: Mapping[str, Kind] = {
     "shorten": Kind(
         path="submit/shorten",
         summary="Shorter prompts that mean the same.",
-        command="Find shorter prompts that say the same.",
         fields=(_PROMPT_ARGUMENT, _BOT, _FILTER),
     ),
     "video": Kind(
         path="submit/video",
         summary="Videos out of a picture, or of an earlier video task.",
-        command="Make videos from a picture, or go on from earlier ones.",
         fields=(
             Field("image", "image", _SOURCE, "The first frame; an `action` needs none.", argument=True),
             Field("motion", "motion", _words("low", "high"), "How much moves.", default="low"),
@@ -444,7 +439,6 @@ KINDS: Mapping[str, Kind] = {
     "edits": Kind(
         path="submit/edits",
         summary="A grid of four pictures made out of one by a prompt.",
-        command="Repaint a picture of your own.",
         fields=(
             replace(_PROMPT_ARGUMENT, help="What the picture should become."),
             Field("image", "image", _SOURCE, "The picture to change.", default=REQUIRED),
@@ -455,7 +449,6 @@ KINDS: Mapping[str, Kind] = {
     "swap": Kind(
         path="insight-face/swap",
         summary="The face of one picture in another.",
-        command="Put a face into another picture.",
         fields=(
             _source("source", "sourceBase64", "sourceUrl", "The picture with the face."),
             _source("target", "targetBase64", "targetUrl", "The picture that gets it."),
@@ -464,7 +457,6 @@ KINDS: Mapping[str, Kind] = {
     "upload": Kind(
         path="submit/upload-discord-images",
         summary="Pictures that get links, to be used in prompts.",
-        command="Put pictures where prompts can point to them.\n\nPrints their links.",
         fields=(
             Field("pictures", LIST, _pictures(1, links=False), "1 to 5 pictures.", default=REQUIRED, argument=True),
             _FILTER,

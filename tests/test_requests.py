@@ -35,7 +35,7 @@ DATA = "data:image/png;base64,iVBORw0KGgo="
 ID = "1773314942177684"
 FLAGS = f"{LINK} a boat sails away --video 1 --motion high"
 
-COMMANDS = [kind for kind, declared in KINDS.items() if declared.command]
+COMMANDS = [kind for kind, declared in KINDS.items() if declared.fields and kind not in ("imagine", "modal")]
 BUILT = [kind for kind, declared in KINDS.items() if declared.fields]
 PRESSED = {
     "action": {"taskId": ID, "customId": "MJ::JOB::upsample::2::9be78713-0423-4f5a-9232-12ea940b5ed7"},

@@ -36,6 +36,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
+async def findings(settings: Settings) -> list[Finding]:
+    """Return the findings of all parts."""
+    return [item async for item in examine(settings)]
+
+
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yield the findings of each part in turn. A part that fails does not hold up the others."""
     for check in (_platform, _keys, _provider, _journal, _media, _destinations):

@@ -27,7 +27,7 @@ from receiver.settings import (
     ensure_keys,
     require_provider_key,
 )
-from receiver.settings.options import nearest
+from receiver.settings.options import guessed
 from receiver.telemetry import Log, learn
 
 log = Log("receiver.engine")
@@ -161,9 +161,5 @@ def route_of(item: Destination) -> Route:
 
 
 def _unknown(item: Destination, option: str, what: str, given: Iterable[str], known: tuple[str, ...]) -> list[str]:
-    return [
-        f"Destination {item.name}: the option {option} is wrong: there is no {what} {name[:40]!r}. "
-        + (f"Did you mean {guess}?" if (guess := nearest(name, known)) else f"There are: {', '.join(known)}.")
-        for name in given
-        if name not in known
-    ]
+    wrong = f"Destination {item.name}: the option {option} is wrong: there is no {what}"
+    return [f"{wrong} {name[:40]!r}. {guessed(name, known)}" for name in given if name not in known]

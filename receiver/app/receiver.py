@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from receiver.app.container import Runtime
@@ -79,7 +79,7 @@ class Receiver:
         self._stack: AsyncExitStack | None = None
         self._runtime: Runtime | None = None
         self._web_app: Starlette | None = None
-        self.app: Starlette = create_mountable(self._web, self.lifespan)
+        self.app: Starlette = Mountable(self._web, self.lifespan)
         """The web application, to be mounted or served by itself: callbacks, health, and the API."""
 
     # Start and end
@@ -530,18 +530,19 @@ class Receiver:
         return self._runtime
 
 
-def create_mountable(started: Callable[[], ASGIApp], lifespan: Lifespan[Starlette]) -> Starlette:
-    """Return an app that hands every request to the running Receiver's, which `started` returns.
-
-    Its lifespan is used when it is served by itself. A server ignores a mounted app's.
-    """
-    app = Mountable(routes=[Route("/livez", livez), Route("/{path:path}", LazyApp(started))], lifespan=lifespan)
-    app.router.redirect_slashes = False
-    return app
-
-
 class Mountable(Starlette):
-    """App whose failed start is a sentence in the server's log. Starlette writes a traceback."""
+    """App that hands every request to the running Receiver's, which `started` returns.
+
+    Its lifespan is used when it is served by itself. A server ignores a mounted app's. A failed start is a sentence in
+    the server's log, where Starlette writes a traceback. A request without a running Receiver gets a 503 with the
+    reason, which is logged once.
+    """
+
+    def __init__(self, started: Callable[[], ASGIApp], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=[Route("/livez", livez), Mount("/", self._hand_on)], lifespan=lifespan)
+        self.router.redirect_slashes = False
+        self._started = started
+        self._logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def answer(message: Message) -> None:
@@ -552,15 +553,7 @@ class Mountable(Starlette):
 
         await super().__call__(scope, receive, answer if scope["type"] == "lifespan" else send)
 
-
-class LazyApp:
-    """The app of the running Receiver, or a 503 with the reason. Logged once."""
-
-    def __init__(self, started: Callable[[], ASGIApp]) -> None:
-        self._started = started
-        self._logged = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             app = self._started()
         except NotStarted as exc:

@@ -103,11 +103,6 @@ def scrape_of(runtime: Runtime) -> Scrape:
     return Scrape(token=token.text if token is not None else None, refresh=refresh)
 
 
-def page_key(runtime: Runtime) -> str:
-    """Return the key in the URL of the page that `receiver serve` prints."""
-    return local_key(ensure_keys(runtime.settings))
-
-
 def _page_of(runtime: Runtime, retention: Retention, *, local: bool) -> page.Page | None:
     settings, keys = runtime.settings, ensure_keys(runtime.settings)
     users: dict[str, tuple[Role, str]] = {name: (role, secret) for name, (role, secret) in settings.users.items()}  # type: ignore[misc]

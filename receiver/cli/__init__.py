@@ -18,7 +18,7 @@ from typer.main import get_command, get_group
 from receiver.errors import ReceiverError
 from receiver.version import __version__
 
-__all__ = ["COMMANDS", "app", "chosen", "group", "load", "main"]
+__all__ = ["COMMANDS", "app", "chosen", "group", "load", "main", "text_of"]
 
 COMMANDS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "Make pictures": {
@@ -87,10 +87,14 @@ def load(place: str) -> Any:
     return getattr(import_module(f"{__name__}.{module}"), attribute)
 
 
+def text_of(name: str) -> str:
+    """Return the first sentence of a command's help."""
+    return next(commands[name][1] for commands in COMMANDS.values() if name in commands)
+
+
 def group(name: str) -> typer.Typer:
     """Return the Typer of a command that has commands of its own."""
-    (text,) = (commands[name][1] for commands in COMMANDS.values() if name in commands)
-    return typer.Typer(no_args_is_help=True, help=text, **_PLAIN)
+    return typer.Typer(no_args_is_help=True, help=text_of(name), **_PLAIN)
 
 
 class Commands(Mapping[str, Any]):

@@ -11,7 +11,7 @@ import typer
 
 from receiver import provider
 from receiver import settings as all_settings
-from receiver.app.doctor import Finding, examine
+from receiver.app.doctor import findings
 from receiver.app.factory import route_of
 from receiver.app.test_delivery import find_destination, try_destination
 from receiver.cli import group
@@ -240,12 +240,7 @@ def doctor(as_json: AsJSON = False) -> None:
     Settings, provider, journal, engines, media store and destinations. Nothing is submitted or delivered. Exit status 1
     if something is wrong.
     """
-    settings = settings_for(quiet=True)
-
-    async def main() -> list[Finding]:
-        return [item async for item in examine(settings)]
-
-    found = run(main())
+    found = run(findings(settings_for(quiet=True)))
     if as_json:
         print_json(found)
     else:

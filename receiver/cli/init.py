@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.app.doctor import Finding, examine
+from receiver.app.doctor import findings
 from receiver.cli import chosen
 from receiver.cli.output import note, say
 from receiver.cli.process import run
@@ -49,12 +49,8 @@ def init(
         settings = load({**os.environ, CONFIG: text})
     except SettingsError as exc:  # it names the variable that stands for the file
         raise InputError(f"{str(exc).replace(f' in {CONFIG}', '')}\nNothing was written.", page=exc.page) from exc
-
-    async def check() -> list[Finding]:
-        return [item async for item in examine(settings)]
-
     # The journal is made by the first submission.
-    problems = [item for item in run(check()) if item.verdict == "problem" and item.name != "journal"]
+    problems = [item for item in run(findings(settings)) if item.verdict == "problem" and item.name != "journal"]
     for item in problems:
         note(f"{item.name}: {item.text}")
     if problems and not typer.confirm("Write the file all the same?"):

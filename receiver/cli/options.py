@@ -17,9 +17,11 @@ import typer
 
 from receiver.errors import InputError
 from receiver.journal.store import Filter
-from receiver.requests import BOTS, KINDS, SPEEDS
+from receiver.requests import BOTS, KINDS, REQUIRED, SPEEDS, Field
 from receiver.settings.kinds import parse_keep
 from receiver.submissions.options import Options
+
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 
 
 def optional(help: str, *names: str) -> Any:
@@ -35,9 +37,6 @@ After = Annotated[str | None, optional("The page behind this one, by its id.")]
 OfSubmission = Annotated[str | None, optional("Of one submission or task.", "--task", "--submission")]
 Wait = Annotated[bool, typer.Option("--wait", help="Stay until the result has reached every destination.")]
 Speed = Annotated[str | None, optional(f"{', '.join(SPEEDS)}.")]
-IMAGINE = {field.name: field for field in KINDS["imagine"].fields}
-Bot = Annotated[str | None, optional(IMAGINE["bot_type"].command_help)]
-AccountFilter = Annotated[str | None, optional(IMAGINE["account_filter"].command_help)]
 Prompt = Annotated[str | None, optional("The prompt, for a button that asks for one.")]
 Mask = Annotated[str | None, optional("Where to repaint, for a button that asks for it: a file, white on black.")]
 
@@ -181,6 +180,29 @@ def carried(
     )
 
 
+def fields_of(kind: str, *names: str) -> Callable[..., dict[str, Any]]:
+    """Return the group of the fields of a kind of request, or of those named. It makes arguments for `build`."""
+    fields = [field for field in KINDS[kind].fields if not names or field.name in names]
+    readers: dict[str, Callable[[Any], Any]] = {"bot_type": bot_type, "account_filter": account_filter}
+
+    def read(**given: Any) -> dict[str, Any]:
+        values = {field.name: given[field.option or field.name] for field in fields}
+        return values | {name: readers[name](values[name]) for name in values.keys() & readers}
+
+    vars(read)["__signature__"] = inspect.Signature([_parameter(field) for field in fields])
+    return read
+
+
+def _parameter(field: Field) -> inspect.Parameter:
+    type: Any = str if field.form.type == dict[str, Any] else field.form.type
+    default = inspect.Parameter.empty if field.default is REQUIRED else field.default
+    repeated = "" if field.argument or field.form.type != list[str] else " Repeatable."
+    info = (typer.Argument if field.argument else typer.Option)(help=field.command_help + repeated)
+    hint: Any = type | None if default is None else type
+    name = field.option or field.name
+    return inspect.Parameter(name, KEYWORD_ONLY, default=default, annotation=Annotated[hint, info])
+
+
 def gathers(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of a group in place of its parameter of that name, which gets what the group makes."""
 
@@ -194,7 +216,7 @@ def gathers(**groups: Callable[..., Any]) -> Callable[[Callable[..., None]], Cal
             command(**made, **given)
 
         all_of_them = [one for name, item in own.items() for one in taken.get(name, {name: item}).values()]
-        named = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in all_of_them]
+        named = [item.replace(kind=KEYWORD_ONLY) for item in all_of_them]
         vars(gathered)["__signature__"] = inspect.Signature(named)  # Typer reads it and the annotations
         gathered.__annotations__ = {item.name: item.annotation for item in named}
         return gathered

@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
-from receiver.app.web import page_key, scrape_of, web_app
+from receiver.app.web import scrape_of, web_app
 from receiver.cli.options import optional
 from receiver.cli.output import note, one_line, print_json, say
 from receiver.cli.process import run, settings_for
@@ -29,6 +29,8 @@ from receiver.cli.session import deliver_now
 from receiver.disk import return_large_blocks
 from receiver.errors import EngineRunning, InputError, SettingsError, require
 from receiver.extras import install
+from receiver.page.access import local_key
+from receiver.settings import ensure_keys
 from receiver.settings.kinds import show_base_url
 from receiver.web.admission import BodyLimits
 from receiver.web.problems import Problem, problem
@@ -80,7 +82,9 @@ def serve(
                     say(f"Receiver listens on {address(listener)}{calls}")
                     local = settings.page and ip_address(listener.getsockname()[0]).is_loopback
                     if local:
-                        say(f"Pictures and deliveries: {address(listener)}/login?key={page_key(receiver)}")
+                        say(
+                            f"Pictures and deliveries: {address(listener)}/login?key={local_key(ensure_keys(settings))}"
+                        )
                     for _, place in more:
                         say(f"Metrics: {address(place)}/metrics")
                     web = server(web_app(receiver, local=local), max_connections=settings.max_connections)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,32 +11,30 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from receiver.app.container import Runtime
-from receiver.cli import options as reading
-from receiver.cli import session
+from receiver.cli import session, text_of
 from receiver.cli.options import (
-    IMAGINE,
-    AccountFilter,
     AsJSON,
-    Bot,
     Mask,
     Prompt,
     Reference,
     Speed,
     Wait,
     carried,
+    fields_of,
     gathers,
     optional,
+    read_text,
 )
 from receiver.cli.output import note, one_line, say_result
 from receiver.errors import InputError, JournalError, ReceiverError
 from receiver.events import Submission
-from receiver.requests import KINDS, REQUIRED, Field, Request, build
+from receiver.requests import KINDS, Request, build
 from receiver.submissions import Options
 
 T = TypeVar("T")
 
 
-@gathers(chosen=carried)
+@gathers(fields=fields_of("imagine", "bot_type", "pictures", "account_filter"), chosen=carried)
 def submit(
     *,
     prompt: Annotated[
@@ -55,9 +52,7 @@ def submit(
     ] = None,
     jobs: Annotated[int, typer.Option(help="With --file: how many at most are under way.", min=1)] = 3,
     speed: Speed = None,
-    bot: Bot = None,
-    picture: Annotated[list[str] | None, optional(f"{IMAGINE['pictures'].command_help} Repeatable.")] = None,
-    account_filter: AccountFilter = None,
+    fields: dict[str, Any],
     chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
@@ -74,14 +69,8 @@ def submit(
     if not prompt and file is None:
         raise typer.BadParameter("Give a prompt, or --file with prompts, one a line.")
     chosen = replace(chosen, speed=speed)
-    filter = reading.account_filter(account_filter)
-    prompts = read_prompts(file or "") if not prompt else [reading.read_text("-") if prompt == ["-"] else prompt[0]]
-    asked = [
-        build(
-            "imagine", prompt=text, bot_type=reading.bot_type(bot), pictures=tuple(picture or ()), account_filter=filter
-        )
-        for text in prompts
-    ]
+    prompts = read_prompts(file or "") if not prompt else [read_text("-") if prompt == ["-"] else prompt[0]]
+    asked = [build("imagine", prompt=text, **fields) for text in prompts]
     if file is not None:
         _submit_all(asked, chosen, jobs=jobs, as_json=as_json)
     else:
@@ -113,7 +102,7 @@ def read_prompts(file: str) -> list[str]:
 
     Only CR and LF end a line. A prompt copied from a web page may hold U+2028, and stays one prompt.
     """
-    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", reading.read_text(file)))
+    lines = (line.strip() for line in re.split(r"\r\n|\r|\n", read_text(file)))
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise InputError(f"{file} holds no prompt; write one a line.")
@@ -198,7 +187,7 @@ async def submit_one(
         return session.ERROR
 
 
-@gathers(chosen=carried)
+@gathers(filter=fields_of("imagine", "account_filter"), chosen=carried)
 def action(
     *,
     reference: Reference,
@@ -208,7 +197,7 @@ def action(
     again: Annotated[bool, typer.Option("--again", help="Press it once more although it was pressed before.")] = False,
     wait: Wait = False,
     speed: Speed = None,
-    account_filter: AccountFilter = None,
+    filter: dict[str, Any],
     chosen: Options,
     as_json: AsJSON = False,
 ) -> None:
@@ -217,12 +206,11 @@ def action(
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
     chosen = replace(chosen, speed=speed)
-    filter = reading.account_filter(account_filter)
 
     async def prepare(runtime: Runtime) -> Submission:
         parent = await runtime.journal.find(reference)
         return await runtime.submissions.follow_up(
-            parent, button, chosen, again=again, prompt=prompt, mask=mask, account_filter=filter
+            parent, button, chosen, again=again, prompt=prompt, mask=mask, **filter
         )
 
     session.Session(as_json=as_json).run(prepare, wait=wait)
@@ -274,43 +262,27 @@ def _ask(reference: str, question: Callable[[Runtime, str], Awaitable[T]], *, ru
     return session.on_runtime(ask)
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {"bot_type": reading.bot_type, "account_filter": reading.account_filter}
-"""Field → reading of its text on the command line."""
-
-
 def command_of(kind: str) -> Callable[..., None]:
     """Return the command of a kind of request."""
-    declared = KINDS[kind]
-
-    def read(**given: Any) -> Request:
-        values = {field.name: given[field.option or field.name] for field in declared.fields}
-        return build(kind, **values | {name: _READERS[name](values[name]) for name in values.keys() & _READERS})
 
     def send(
-        *, request: Request, wait: Wait = False, speed: Speed = None, chosen: Options, as_json: AsJSON = False
+        *, fields: dict[str, Any], wait: Wait = False, speed: Speed = None, chosen: Options, as_json: AsJSON = False
     ) -> None:
-        session.Session(as_json=as_json).request(request, replace(chosen, speed=speed), wait=wait)
+        session.Session(as_json=as_json).request(build(kind, **fields), replace(chosen, speed=speed), wait=wait)
 
-    def upload(*, request: Request, as_json: AsJSON = False) -> None:
+    def upload(*, fields: dict[str, Any], as_json: AsJSON = False) -> None:
+        request = build(kind, **fields)
         urls = session.on_runtime(lambda runtime: runtime.submissions.upload(request))
         say_result("\n".join(urls), {"urls": urls}, as_json=as_json)
 
-    vars(read)["__signature__"] = inspect.Signature(list(map(_field_parameter, declared.fields)))
-    send.__doc__ = upload.__doc__ = declared.command
-    if declared.answered_by_links:
-        return gathers(request=read)(upload)
-    return gathers(request=read, chosen=carried)(send)
+    send.__doc__ = upload.__doc__ = f"{text_of(kind)} {_MORE.get(kind, '')}".strip()
+    if KINDS[kind].answered_by_links:
+        return gathers(fields=fields_of(kind))(upload)
+    return gathers(fields=fields_of(kind), chosen=carried)(send)
 
 
-def _field_parameter(field: Field) -> inspect.Parameter:
-    info = (typer.Argument if field.argument else typer.Option)(help=field.command_help)
-    type: Any = str if field.form.type == dict[str, Any] else field.form.type
-    default = inspect.Parameter.empty if field.default is REQUIRED else field.default
-    name, kind = field.option or field.name, inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(
-        name, kind, default=default, annotation=Annotated[type | None if default is None else type, info]
-    )
-
+_MORE = {"describe": "`receiver action ID 1️⃣` then draws the first.", "upload": "\n\nPrints their links."}
+"""Kind of request → the rest of its command's help."""
 
 blend, describe, shorten, video, edits, swap, upload = (
     command_of(kind) for kind in ("blend", "describe", "shorten", "video", "edits", "swap", "upload")

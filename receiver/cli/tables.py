@@ -12,7 +12,7 @@ from receiver.tasks.reasons import in_english
 
 def status_of(row: Submission) -> str:
     """Return the status, with the percentage while the task is in progress."""
-    percent = row.task.progress if row.task and row.display_status == "in_progress" else None
+    percent = percent_of(row) if row.display_status == "in_progress" else None
     return row.display_status if percent is None else f"{row.display_status} {percent} %"
 
 

@@ -31,7 +31,7 @@ from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
-from receiver.settings import Settings, load
+from receiver.settings import Settings, load, platform_of
 from receiver.telemetry import Log, configure, learn, use_logging
 from receiver.web.callers import Callers
 from receiver.web.problems import Problem, problem
@@ -71,7 +71,7 @@ def asgi(*, budget: float = BUDGET, limit: float = LIMIT, **settings: Any) -> Ap
 def _read(given: Mapping[str, Any]) -> Settings:
     """Return the settings of this function, and set up its logs."""
     found = load(overrides=given)
-    if found.platform_variables:  # the process belongs to the platform, elsewhere logs are the program's business
+    if platform_of(found):  # the process belongs to the platform, elsewhere logs are the program's business
         configure(level=found.log_level, format=found.log_format, secrets=found.secret_values())
     else:
         use_logging()

@@ -7,7 +7,7 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def ensure_keys(settings: Settings) -> tuple[str, ...]:
         keys = tuple(key.text for key in settings.keys)
         return _checked(keys, settings.sources["keys"].removeprefix("environment "), _MAKE)
     path = settings.data / "keys"
-    platform = ephemeral_platform(settings)
+    platform = platform_of(settings) if settings.disk == "auto" else None  # its disk is lost at a restart
     if platform is not None:
         raise SettingsError(_keys_problem(settings, platform), page="callbacks")
     if settings.database_kind != "sqlite":
@@ -210,17 +210,9 @@ PLATFORMS = (
 )
 
 
-def platform_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of `environ` that identify a known platform."""
-    names = {name for platform in PLATFORMS for name in (platform.sign, platform.instance)}
-    return {name: environ[name] for name in sorted(names) if environ.get(name)}
-
-
-def ephemeral_platform(settings: Settings) -> Platform | None:
-    """Return the platform, if its disk is lost at a restart and the settings do not name a persistent one."""
-    if settings.disk != "auto":
-        return None
-    return next((platform for platform in PLATFORMS if platform.sign in settings.platform_variables), None)
+def platform_of(settings: Settings) -> Platform | None:
+    """Return the platform that the settings were read on, if it is known."""
+    return next((platform for platform in PLATFORMS if settings.origin.environ.get(platform.sign)), None)
 
 
 def check_platform(settings: Settings, *, functions: bool = False) -> None:
@@ -232,7 +224,7 @@ def check_platform(settings: Settings, *, functions: bool = False) -> None:
         SettingsError: no keys are set, the journal is a file, the media store beside a shared journal is a folder, or
             no destination is named. The text has the commands to type.
     """
-    platform = ephemeral_platform(settings)
+    platform = platform_of(settings) if settings.disk == "auto" else None  # its disk is lost at a restart
     if platform is None:
         return
     problems = [] if settings.keys else [_keys_problem(settings, platform)]
@@ -262,7 +254,7 @@ def check_platform(settings: Settings, *, functions: bool = False) -> None:
 
 
 def _keys_problem(settings: Settings, platform: Platform) -> str:
-    found = settings.platform_variables.get(platform.instance)
+    found = settings.origin.environ.get(platform.instance)
     name = shlex.quote(found) if found else "SERVICE"
     return (
         "RECEIVER_KEYS is not set, and a key made here would vanish with the disk: "

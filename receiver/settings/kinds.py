@@ -244,33 +244,18 @@ def show_length(secret: Secret) -> str:
     return f"set, {len(secret.text)} characters"
 
 
-def show_keep(age: float) -> str:
-    """Return a length of time that may be `forever`."""
-    return show_seconds(age) if age else "forever"
-
-
-def show_keys(keys: tuple[Secret, ...]) -> str:
-    """Return the number of keys."""
-    return f"set, {len(keys)} key{'s' if len(keys) != 1 else ''}"
-
-
-def show_users(users: dict[str, Secret]) -> str:
-    """Return names and roles."""
-    return ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in users.items())
-
-
-def show_urls(urls: str) -> str:
-    """Mask what may be secret in URLs."""
-    return " ".join(map(show_url, urls.split()))
-
-
 Seconds = Annotated[
     float,
     Kind(parse_seconds, write="seconds above 0, or a time such as 30s, 15m or 72h", show=show_seconds),
     Meta(gt=0),
 ]
 Keep = Annotated[
-    float, Kind(parse_keep, write="for instance 12h or 90d, or forever (0 means that too)", show=show_keep)
+    float,
+    Kind(
+        parse_keep,
+        write="for instance 12h or 90d, or forever (0 means that too)",
+        show=lambda age: show_seconds(age) if age else "forever",
+    ),
 ]
 Size = Annotated[int, Kind(parse_size, write="bytes as a number, or for instance 256MiB", show=show_size)]
 Folder = Annotated[Path, Kind(write="a folder this user may write")]

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.errors import SettingsError
-from receiver.settings.checks import platform_variables
-from receiver.settings.model import HANDLER_VARIABLES, PAGES, Origin, Settings
+from receiver.settings.model import PAGES, Origin, Settings
 from receiver.settings.options import WrongValues, declared, nearest
 
 PREFIX = "RECEIVER_"
@@ -23,8 +22,6 @@ CONFIG = "RECEIVER_CONFIG"
 _TABLES = "RECEIVER_DESTINATIONS__"
 _FOREIGN = re.compile(r"RECEIVER_(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP)\w*)\Z")
 """Variables that Kubernetes sets for a service named `receiver`. It also sets RECEIVER_PORT=tcp://…."""
-_SECRET = re.compile(r"(?:SECRET|TOKEN|PASSWORD|PASSWD|PWD|(?:API|ACCESS|ACCOUNT|PRIVATE)_?KEY)\Z", re.IGNORECASE)
-"""Ends of names of variables that hold a secret, of whatever program: AWS_SECRET_ACCESS_KEY, GITHUB_TOKEN."""
 _LINK = re.compile(r"(tcp|udp)://")
 _VARIABLE = re.compile(r"\$(\$|[A-Za-z_]\w*|\{[^}]*\}?)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*\Z")
@@ -199,22 +196,9 @@ class _Layers:
 
     def validated(self) -> Settings:
         """Return the settings, or raise SettingsError with all problems."""
-        handlers = {name: text for name in HANDLER_VARIABLES if (text := self.environ.get(name, "").strip())}
-        platform = platform_variables(self.environ)
         others = {name: text for name, text in self.environ.items() if not name.startswith(PREFIX)}
-        # A word, a number or a path would be hidden wherever it occurs.
-        secrets = {
-            name: text
-            for name, text in others.items()
-            if _SECRET.search(name)
-            and len(text) >= 8
-            and not text.isalpha()
-            and not text.isdigit()
-            and not text.startswith(("/", "~", "."))
-        }
-        origin = Origin(self.sources, tuple(self.files), platform, handlers, secrets)
         try:
-            settings = Settings(**self.values, origin=origin)
+            settings = Settings(**self.values, origin=Origin(self.sources, tuple(self.files), others))
         except WrongValues as exc:
             self.problems += [self._sentence(path, problem) for path, problem in exc.problems.items()]
         if self.problems:

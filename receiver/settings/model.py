@@ -5,6 +5,7 @@ program that uses Receiver as a library.
 """
 
 # Annotations are not postponed here: each start would compile their text.
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,6 +28,8 @@ MEDIA_HOSTS = (
 _NAME = r"^[a-z0-9][a-z0-9_-]{0,39}\Z"
 HANDLER_VARIABLES = ("SLACK_BOT_TOKEN", "DISCORD_WEBHOOK_URL")
 """Variables people already have for options of handlers. An option takes one with `KnownAs`."""
+_SECRET = re.compile(r"(?:SECRET|TOKEN|PASSWORD|PASSWD|PWD|(?:API|ACCESS|ACCOUNT|PRIVATE)_?KEY)\Z", re.IGNORECASE)
+"""Ends of names of variables that hold a secret, of whatever program: AWS_SECRET_ACCESS_KEY, GITHUB_TOKEN."""
 _SECRET_WORDS = ("token", "secret", "password", "key", "webhook", "authorization")
 CONCURRENCY = 16
 """Deliveries at once to a destination that does not name a number."""
@@ -100,19 +103,11 @@ def _read_destinations(tables: object) -> dict[str, Destination]:
 
 
 class Origin(Struct, frozen=True):
-    """Sources of the values, the files that were read, and variables beside them.
-
-    Attributes:
-        platform: variables that identify a known platform.
-        handlers: values of the `HANDLER_VARIABLES`.
-        secrets: other variables that are named like a secret.
-    """
+    """Sources of the values, the files that were read, and the environment's variables of other programs."""
 
     sources: Mapping[str, str] = {}
     files: tuple[str, ...] = ()
-    platform: Mapping[str, str] = {}
-    handlers: Mapping[str, str] = {}
-    secrets: Mapping[str, str] = {}
+    environ: Mapping[str, str] = {}
 
 
 class Settings(Options):
@@ -159,7 +154,7 @@ class Settings(Options):
         tuple[Secret, ...],
         Kind(
             write="keys of at least 32 bytes, newest last, separated by spaces; make one with: openssl rand -hex 32",
-            show=kinds.show_keys,
+            show=lambda keys: f"set, {len(keys)} key{'s' if len(keys) != 1 else ''}",
         ),
         "Signing keys of at least 32 bytes, newest last, separated by spaces. The last signs, all verify.",
         Unset("made on first start, in <data>/keys"),
@@ -206,7 +201,10 @@ class Settings(Options):
     to: Annotated[
         str,
         Kind(
-            kinds.join_words, kinds.check_urls, "URLs separated by spaces, for instance file:./outputs", kinds.show_urls
+            kinds.join_words,
+            kinds.check_urls,
+            "URLs separated by spaces, for instance file:./outputs",
+            lambda urls: " ".join(map(kinds.show_url, urls.split())),
         ),
         "Destination URLs separated by spaces. `$VAR` is replaced.",
         Unset(DEFAULT_TO),
@@ -311,7 +309,7 @@ class Settings(Options):
             kinds.split_named,
             kinds.check_page_users,
             "NAME:ROLE:SECRET for each user, separated by spaces, with a role of viewer, maker or operator",
-            kinds.show_users,
+            lambda users: ", ".join(f"{name}: {text.text.partition(':')[0]}" for name, text in users.items()),
         ),
         "Users of the page: `NAME:ROLE:SECRET`, separated by spaces, or a table `[page_users]` with "
         '`NAME = "ROLE:SECRET"`. A viewer reads, a maker also spends, an operator also replays and erases.',
@@ -363,11 +361,6 @@ class Settings(Options):
     def files(self) -> tuple[str, ...]:
         """Files that were read."""
         return self.origin.files
-
-    @property
-    def platform_variables(self) -> dict[str, str]:
-        """Variables that identify a known platform. Empty elsewhere."""
-        return dict(self.origin.platform)
 
     @property
     def database_kind(self) -> kinds.DatabaseKind:
@@ -432,15 +425,19 @@ class Settings(Options):
             taken.add(name)
             listed.append(Destination(name=name, url=url))
         found = (*listed, *self.destinations.values()) or (Destination(name="file", url=DEFAULT_TO),)
-        return tuple(replace(item, variables=dict(self.origin.handlers)) for item in found)
+        variables = {name: text for name in HANDLER_VARIABLES if (text := self.origin.environ.get(name, "").strip())}
+        return tuple(replace(item, variables=variables) for item in found)
 
     def secret_values(self) -> tuple[str, ...]:
         """Return every secret in the settings, and variables named like one, to be redacted wherever they come back."""
         keys = (*self.keys, self.provider_key, *self.api_tokens.values(), self.cron_secret, self.metrics_token)
         secrets = [key.text for key in keys if key is not None]
         secrets += [secret for _, secret in self.users.values()]
-        for text in (*self.origin.handlers.values(), *self.origin.secrets.values()):
-            secrets += [text, *kinds.destination_secrets(text)]
+        for name, text in self.origin.environ.items():
+            # A word, a number or a path would be hidden wherever it occurs.
+            plain = len(text) < 8 or text.isalpha() or text.isdigit() or text.startswith(("/", "~", "."))
+            if text and (name in HANDLER_VARIABLES or (_SECRET.search(name) and not plain)):
+                secrets += [text, *kinds.destination_secrets(text)]
         for url in (self.database, self.proxy, self.public_url, self.provider_url, self.media):
             secrets += kinds.url_secrets(url or "")
         for destination in self.resolved_destinations():

@@ -269,9 +269,9 @@ class Work:
         return self.heading + "\n\n".join(self.texts)
 
 
-def imagined(prompt: str, seed: int, *, parent: str | None = None, action: str = "IMAGINE") -> Work:
+def imagined(prompt: str, seed: int, *, parent: str | None = None) -> Work:
     """Return four pictures from a prompt."""
-    return Work(action, prompt, scenes(prompt, seed), parent=parent)
+    return Work("IMAGINE", prompt, scenes(prompt, seed), parent=parent)
 
 
 def filmed(prompt: str, still: Picture, film: Film, *, parent: str | None = None) -> Work:
@@ -367,11 +367,8 @@ class Press:
     def _reroll(self) -> Work:
         if self.parent.film:
             return replace(self._film(), relay_action="REROLL")
-        pictures = self.parent.pictures
-        if isinstance(pictures[0], Scene):
-            return imagined(self.prompt, self.seed, parent=self.parent_id, action="REROLL")
-        fresh = [varied(picture, self.prompt, self.seed, index) for index, picture in enumerate(pictures)]
-        four = tuple(fresh[index % len(fresh)] for index in range(4))
+        old = self.parent.pictures
+        four = tuple(varied(old[index % len(old)], self.prompt, self.seed, index) for index in range(4))
         return Work("REROLL", self.prompt, four, parent=self.parent_id)
 
     def _film(self) -> Work:
