@@ -628,8 +628,8 @@ async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
     (work,) = await take(journal)
     assert (work.delivery.status, work.delivery.attempt, work.delivery.owner) == ("running", 1, OWNER)
     assert work.event == fact
-    assert (work.media, work.expected, work.media_due_ms) == ((media,), 2, NOW + 7)
-    assert work.media_problem == "1 of 2 files is missing. It is slow."
+    assert (work.submission.media, work.submission.media_due_ms) == ((media,), NOW + 7)
+    assert work.submission.media_problem == "1 of 2 files is missing. It is slow."
     assert {name: receipt.ref for name, receipt in work.receipts.items()} == {"folder": "3", "screen": "4"}
     assert work.parent == Receipt(ref="1", url="u", data={"n": [1]})
 

@@ -180,7 +180,7 @@ async def lives(place: BucketStore, writes: int, *, skew: float = 0.0) -> tuple[
     try:
         first = Journal(await over(bucket, place="s3://first", look_seconds=0))
         await life.begin(first)
-        await first.settle()
+        await first.store.settle()
     except ReceiverError:
         assert bucket.ended, "only the end of the process may end it"
     bucket.left = min(bucket.left, 0)
@@ -209,7 +209,7 @@ async def check(life: Life, journal: Journal) -> None:
     later = life.clock.now_ms() + 10**9
     for kind in ("send", "poll", "media"):
         assert await journal.due(kind, later, 9) == []  # type: ignore[arg-type]
-    assert await journal.outstanding_destinations() == []
+    assert [item.name for item in await journal.destinations() if item.pending] == []
 
 
 async def _check_ended(life: Life, journal: Journal, row: Submission) -> None:
@@ -526,10 +526,10 @@ async def test_what_a_bucket_cannot_do_is_said(place: BucketStore, tmp_path: Pat
     """With what to do instead."""
     journal = await place.open()
     with pytest.raises(InputError, match=r"aws s3 sync s3://journals/.* FOLDER"):
-        await journal.back_up(tmp_path / "copy")
+        await journal.store.back_up(tmp_path / "copy")
     with pytest.raises(InputError, match="has no unused space"):
-        await journal.compact()
-    assert await journal.scrub("words") is None
+        await journal.store.compact()
+    assert await journal.store.scrub("words") is None
     await journal.aclose()
 
 
@@ -654,7 +654,7 @@ async def test_a_probe_reads_only_what_it_takes(place: BucketStore) -> None:
             await journal.complete(completion(work, outcome="failed", status="pending", counts=True, finished_ms=NOW))
         at = int(PROBE * 1000)
         for _ in range(3):
-            await journal.settle()
+            await journal.store.settle()
             proxy.requests.clear()
             (probe,) = await take(journal, at)
             assert proxy.requests["GET"] <= 6
@@ -675,13 +675,13 @@ async def test_what_a_task_costs(place: BucketStore, capsys: pytest.CaptureFixtu
         journal = await replace_endpoint(place, proxy).open(look_seconds=60)
         engine = Typical(journal)
         await engine.run(0)  # what is looked at for the first time
-        await journal.settle()
+        await journal.store.settle()
         proxy.requests.clear()
         for number in range(1, tasks + 1):
             await engine.run(number)
-        await journal.settle()
+        await journal.store.settle()
         per_task = {name: count / tasks for name, count in sorted(proxy.requests.items())}
-        assert await journal.outstanding_destinations() == []
+        assert [item.name for item in await journal.destinations() if item.pending] == []
         await journal.aclose()
     with capsys.disabled():
         sys.stdout.write(f"\nrequests per task (10 callbacks, 2 destinations): {per_task}\n")

@@ -162,7 +162,7 @@ def test_a_servers_disk_that_fails_is_no_fault_of_what_is_written() -> None:
 async def test_a_backup_is_pg_dumps(journal: Journal, tmp_path: Path) -> None:
     """The sentence names the tool and where the journal is, without a password."""
     with pytest.raises(InputError, match=r"pg_dump --format=custom --schema=receiver .* pg_restore") as raised:
-        await journal.back_up(tmp_path / "copy")
+        await journal.store.back_up(tmp_path / "copy")
     assert "postgresql://" not in str(raised.value)
     assert not (tmp_path / "copy").exists()
 
@@ -172,7 +172,7 @@ async def test_compacting_gives_space_back(journal: Journal, other: Journal) -> 
     rows = await finished(journal, 300, prompt="".join(chr(0x4E00 + n % 9000) for n in range(3000)))
     for row in rows[10:]:
         assert await journal.erase(row.id, force=True)
-    sizes = await journal.compact()
+    sizes = await journal.store.compact()
     assert sizes is not None
     assert sizes[1] < sizes[0] / 3
     assert len(await journal.submissions(limit=100)) == 10
@@ -181,9 +181,9 @@ async def test_compacting_gives_space_back(journal: Journal, other: Journal) -> 
 async def test_compacting_beside_an_engine_is_refused(journal: Journal, other: Journal) -> None:
     """It would keep the engine from reading. Without one it works, and leaves no engine behind."""
     await other.membership.join("worker", "engine", store="a store")
-    assert await journal.compact() is None
+    assert await journal.store.compact() is None
     await other.membership.leave("engine")
-    assert await journal.compact() is not None
+    assert await journal.store.compact() is not None
     assert await other.membership.owners() == frozenset()
 
 
@@ -192,10 +192,10 @@ async def test_what_is_erased_is_cleaned_up_at_once(journal: Journal, store: Pos
     rows = await finished(journal, 20)
     before = await vacuums(journal)
     assert await journal.erase(rows[0].id, force=True)
-    told = await journal.scrub("a paper boat")
+    told = await journal.store.scrub("a paper boat")
     assert told is not None
     assert all(words in told for words in ("write-ahead log", "replicas", "backups", "receiver journal compact"))
-    assert await journal.scrub("") is None
+    assert await journal.store.scrub("") is None
     assert await vacuums(journal) == [count + 2 for count in before]
 
 

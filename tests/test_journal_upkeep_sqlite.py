@@ -62,7 +62,7 @@ async def test_a_copy_is_whole_and_for_its_owner_only(journal: Journal, tmp_path
     """It passes the check, and opens as a journal with everything in it."""
     rows = await finished(journal, 50)
     target = tmp_path / "copy.db"
-    assert await journal.back_up(target) == target.stat().st_size > 0
+    assert await journal.store.back_up(target) == target.stat().st_size > 0
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.glob(".*")] == []
     copy = await open_journal(target)
@@ -76,16 +76,16 @@ async def test_a_copy_replaces_nothing(journal: Journal, tmp_path: Path) -> None
     target = tmp_path / "copy.db"
     target.write_text("precious")
     with pytest.raises(InputError, match="replaces nothing"):
-        await journal.back_up(target)
+        await journal.store.back_up(target)
     assert target.read_text() == "precious"
     with pytest.raises(InputError, match="no folder"):
-        await journal.back_up(tmp_path / "nowhere" / "copy.db")
+        await journal.store.back_up(tmp_path / "nowhere" / "copy.db")
 
 
 async def test_a_copy_that_cannot_be_written_leaves_nothing(journal: Journal, tmp_path: Path) -> None:
     """Where the name is longer than a file system takes."""
     with pytest.raises(JournalError, match="could not be written"):
-        await journal.back_up(tmp_path / ("x" * 300))
+        await journal.store.back_up(tmp_path / ("x" * 300))
     assert {path.name.removeprefix("receiver.db") for path in tmp_path.iterdir()} <= {"", "-wal", "-shm"}
 
 
@@ -107,7 +107,7 @@ async def test_a_copy_under_load_is_one_moment(journal: Journal, tmp_path: Path)
     writing = asyncio.create_task(write())
     sizes: list[int] = []
     while len(sizes) < 5 or number <= 1010:  # however slow the disk is, some of it is written meanwhile
-        sizes.append(await journal.back_up(tmp_path / f"copy-{len(sizes)}.db"))
+        sizes.append(await journal.store.back_up(tmp_path / f"copy-{len(sizes)}.db"))
     stop.set()
     await writing
     await writer.aclose()
@@ -131,10 +131,10 @@ async def test_compacting_gives_space_back(journal: Journal, tmp_path: Path) -> 
         assert await journal.erase(row.id, force=True)
     other = await open_journal(tmp_path / "receiver.db")
     await other.membership.join("serve", "serve", store="")
-    assert await journal.compact() is None
+    assert await journal.store.compact() is None
     await other.membership.leave("")
     await other.aclose()
-    sizes = await journal.compact()
+    sizes = await journal.store.compact()
     assert sizes is not None
     assert sizes[1] == (tmp_path / "receiver.db").stat().st_size < before / 5
     assert sizes[0] >= before
@@ -144,5 +144,5 @@ async def test_compacting_gives_space_back(journal: Journal, tmp_path: Path) -> 
 async def test_the_engine_itself_does_not_compact(journal: Journal) -> None:
     """It would stop taking callbacks meanwhile; and it stays the engine."""
     await journal.membership.join("python", "python", store="")
-    assert await journal.compact() is None
+    assert await journal.store.compact() is None
     await journal.membership.join("python", "python", store="")

@@ -442,5 +442,5 @@ async def test_beside_an_engine_a_trace_is_not_denied(tmp_path: Path) -> None:
             left += bool(held(tmp_path, row.prompt))
         assert left < 10
         await kit.journal.membership.leave("serve")
-        assert await kit.journal.compact()
+        assert await kit.journal.store.compact()
         assert [row.id for row in rows[::3] if held(tmp_path, row.prompt[:41])] == []

@@ -65,7 +65,7 @@ async def test_a_full_disk(door: Door) -> None:
     assert await door.stored() == taken
     assert not ballast.exists()
     with pytest.raises(JournalError, match="disk is full, or nearly") as caught:
-        await door.journal.check_space()
+        await door.journal.store.check(space=True)
     assert caught.value.fault == "full"
     with pytest.raises(JournalError, match="takes nothing new"):
         await door.journal.add(submission(5))
@@ -76,7 +76,7 @@ async def test_a_full_disk(door: Door) -> None:
             await asyncio.sleep(LOOK_SECONDS / 10)
     assert await door.stored() == taken + 1
     assert ballast.exists()
-    await door.journal.check_space()
+    await door.journal.store.check(space=True)
 
 
 async def test_the_ballast_takes_blocks(tmp_path: Path) -> None:
@@ -241,6 +241,6 @@ def test_faults_of_our_own(error: sqlite3.Error, fault: str) -> None:
 async def test_no_ballast_for_those_who_only_read(tmp_path: Path) -> None:
     """A command that lists leaves no file behind."""
     journal = Journal(await open_store(tmp_path / "journal.db"))
-    await journal.check_space()
+    await journal.store.check(space=True)
     await journal.aclose()
     assert not (tmp_path / "journal.db.ballast").exists()

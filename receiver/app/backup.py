@@ -77,7 +77,7 @@ async def back_up(settings: Settings, target: Path, *, media: bool) -> Manifest:
         async with journal_of(settings, existing=True) as journal:
             needed = set(await journal.needed_files())  # before and after: some come or go while the copy is made
             try:
-                await journal.back_up(part / JOURNAL if in_file else target.with_name(f"{target.name}.dump"))
+                await journal.store.back_up(part / JOURNAL if in_file else target.with_name(f"{target.name}.dump"))
             except InputError as exc:
                 if in_file:
                     raise

@@ -96,7 +96,7 @@ async def _journal(settings: Settings) -> list[Finding]:
         return [_finding("journal", f"there is none at {path} yet, and the first submission makes it", "note")]
     async with journal_of(settings, existing=True) as journal:
         await journal.check()
-        await journal.check_space()
+        await journal.store.check(space=True)
         found = [_finding("journal", f"{settings.database_shown} can be written")]
         roles = [
             f"{'a Python program' if item.role == 'python' else f'receiver {item.role}'} on {item.host}"

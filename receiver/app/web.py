@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from receiver.web.admission import Admission
 from receiver.web.api import Api, Endpoints
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
-from receiver.web.health import Readyz
+from receiver.web.health import Check, Readyz
 
 if TYPE_CHECKING:
     from receiver.web.scrape import Scrape
@@ -38,9 +39,9 @@ def web_app(runtime: Runtime, *, local: bool = False) -> Starlette:
     """
     settings, journal = runtime.settings, runtime.journal
     media = {"media": runtime.check_media}
-    checks = {
+    checks: dict[str, Check] = {
         "journal": journal.check,
-        "disk": journal.check_space,
+        "disk": partial(journal.store.check, space=True),
         **({} if runtime.store.remote else media),
         "engine": runtime.engine.check,  # without effect if other processes are the engines
     }

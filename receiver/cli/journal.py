@@ -151,7 +151,7 @@ def compact() -> None:
     No engine may run meanwhile.
     """
     settings = settings_for(quiet=True)
-    sizes = on_journal(lambda opened: opened.compact(), settings)
+    sizes = on_journal(lambda opened: opened.store.compact(), settings)
     if sizes is None:
         raise JournalError("An engine runs. Stop it first (receiver serve, or receiver worker), then compact.")
     say(f"{settings.database_shown}: {sizes[0]:,} bytes before, {sizes[1]:,} now.")

@@ -74,7 +74,7 @@ async def bring(work: Work, store: Store, held: ExitStack) -> Files:
     def later(problem: str) -> RetryLater:  # longer each time it was postponed
         return RetryLater(wait_forever(STORE, work.delivery.attempt - work.delivery.failures), problem)
 
-    media = work.media if work.event.type == "task.succeeded" else ()
+    media = work.submission.media if work.event.type == "task.succeeded" else ()
     if not media:
         return Files()
     try:
@@ -91,13 +91,13 @@ async def bring(work: Work, store: Store, held: ExitStack) -> Files:
 
 def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) -> Attempt:
     """Return the attempt that the handler gets."""
-    event, media = work.event, tuple(item.media for item in files.media)
+    event, row, media = work.event, work.submission, tuple(item.media for item in files.media)
     result = event.type == "task.succeeded"
-    problem = files.problem
-    if problem is None and result and len(media) < work.expected:
-        problem = work.media_problem or "The files have not been downloaded yet."
+    problem, expected = files.problem, len(row.expected)
+    if problem is None and result and len(media) < expected:
+        problem = row.media_problem or "The files have not been downloaded yet."
     grid = (
-        len(media) == work.expected == 1
+        len(media) == expected == 1
         and media[0].type.startswith("image/")
         and event.task is not None
         and is_grid(event.task, event.kind, event.button)
@@ -110,13 +110,13 @@ def build(destination: OpenDestination, work: Work, files: Files, tiles: Tiles) 
         deadline=destination.timeout,
         media=files.media,
         media_problem=problem,
-        media_expected=work.expected if result else 0,
-        media_pending=result and work.media_due_ms is not None,
+        media_expected=expected if result else 0,
+        media_pending=result and row.media_due_ms is not None,
         previous=work.receipts.get(destination.name),
         parent=work.parent,
         receipts={name: receipt for name, receipt in work.receipts.items() if name != destination.name},
         tiles=partial(tiles_of, media[0], tiles) if grid else no_tiles,
-        reply_to=work.reply_to,
+        reply_to=row.reply_to,
     )
 
 

@@ -206,7 +206,9 @@ class Dispatcher:
                 )
                 held.callback(stuck.cancel)
                 async with limit:
-                    with span("receiver.deliver", link=work.traceparent, event=work.event.id, to=destination.name):
+                    with span(
+                        "receiver.deliver", link=work.submission.traceparent, event=work.event.id, to=destination.name
+                    ):
                         receipt = await destination.handler.deliver(build(destination, work, files, self._tiles))
         except KeyboardInterrupt:
             raise  # from the terminal

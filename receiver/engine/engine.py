@@ -281,7 +281,8 @@ class Engine:
         except BaseException:
             await self._leave()
             raise
-        unknown = [name for name in await self._journal.outstanding_destinations() if name not in self._destinations]
+        outstanding = [item.name for item in await self._journal.destinations() if item.pending]
+        unknown = [name for name in outstanding if name not in self._destinations]
         log.info("engine.started", role=role, destinations=sorted(self._destinations), unknown=unknown)
         if not self._subscribed:
             self._journal.subscribe(self._changed_elsewhere)
@@ -478,7 +479,7 @@ class Engine:
             await self._run_and_free(seconds)
         elif begun:
             await self._run(seconds)
-        await self._journal.settle()
+        await self._journal.store.settle()
 
     async def run_everything(self, seconds: float) -> dict[str, int]:
         """Search for all due work, and carry it on as `run_until_idle` does. Return the count of each step."""
@@ -487,7 +488,7 @@ class Engine:
         await self._journal.clamp(self._clock.now_ms(), self._poll_ms)
         self._want(*OVERDUE, *DAILY)
         await self._run_and_free(seconds)
-        await self._journal.settle()
+        await self._journal.store.settle()
         return dict(self._done)
 
     async def _run_and_free(self, seconds: float) -> None:

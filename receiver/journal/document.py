@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery, Receipt
-from receiver.events import Callback, Event, Media, Submission
+from receiver.events import Callback, Event, Submission
 from receiver.tasks import clean_text
 
 T = TypeVar("T")
@@ -177,23 +177,16 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A claimed delivery with all that its attempt needs.
 
     Attributes:
-        media, media_problem, media_due_ms: of the submission now.
-        expected: number of files that its result should have.
-        receipts: the last receipt of this submission at every destination, its own included.
+        submission: as it is now.
+        receipts: its last receipt at every destination, this one included.
         parent: the last receipt of the parent submission at this destination.
-        reply_to, traceparent: of the submission.
     """
 
     delivery: Delivery
     event: Event
-    media: tuple[Media, ...]
-    media_problem: str | None
-    media_due_ms: int | None
-    expected: int
+    submission: Submission
     receipts: Mapping[str, Receipt]
     parent: Receipt | None
-    reply_to: str | None = None
-    traceparent: str | None = None
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):

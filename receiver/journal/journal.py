@@ -8,7 +8,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar, cast
 
 from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliveryStatus, DestinationRecord
@@ -57,7 +56,7 @@ class Journal:
     that writes returns only after the commit is on disk.
 
     Args:
-        store: holds the rows.
+        store: holds the rows. It is asked directly for what needs no rule: its clean-up, its disk, a backup.
 
     Attributes:
         membership: the engines of this journal.
@@ -83,17 +82,9 @@ class Journal:
         """Finish accepted writes, then close. Idempotent."""
         await self.store.aclose()
 
-    async def settle(self) -> None:
-        """Wait for the clean-up after commits, for a process that is frozen afterwards."""
-        await self.store.settle()
-
     async def check(self) -> None:
         """Raise JournalError unless a write works now."""
         await self.store.check()
-
-    async def check_space(self) -> None:
-        """Raise JournalError if the disk is full or nearly full."""
-        await self.store.check(space=True)
 
     def subscribe(self, changed: Callable[[frozenset[str] | None], None]) -> None:
         """See `Store.subscribe`."""
@@ -451,11 +442,6 @@ class Journal:
             for name, record in sorted(known.items())
         ]
 
-    async def outstanding_destinations(self) -> list[str]:
-        """Return the names of registered destinations with pending deliveries."""
-        counts = (await self.counts()).destinations
-        return [name for name in sorted(await self._destinations.read()) if name in counts and counts[name].pending]
-
     async def pause_of(self, destination: str) -> tuple[int, str] | None:
         """Return until when a destination gets nothing, or got nothing lately, and why."""
         record = (await self._destinations.read()).get(destination)
@@ -554,39 +540,20 @@ class Journal:
 
     async def replay(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
         """Make the ordered deliveries due now, in one transaction for each submission."""
-        documents, found, events = await self._replayed(orders)
-        by_id: dict[str, list[int]] = defaultdict(list)
-        for number, order in enumerate(orders):
-            by_id[order.submission_id].append(number)
-        done: dict[int, Replayed] = {}
+        _, found, events = await self._replayed(orders)
+        by_id: dict[str, list[Order]] = defaultdict(list)
+        for order in orders:
+            by_id[order.submission_id].append(order)
 
-        async def carry_out(id: str, numbers: list[int]) -> None:
-            mine = [orders[number] for number in numbers]
-            before, rows, facts = documents.get(id), found, events
-            while before is not None:
-                version, (known, told) = before.version, (rows, facts)
+        async def carry_out(id: str, mine: list[Order]) -> list[Replayed]:
+            done = await self.store.update(
+                id, lambda document: transitions.replay(document, mine, found, events, now_ms)
+            )
+            return done or [transitions.outcome_of(order, None, now_ms, event=False) for order in mine]
 
-                def transition(
-                    document: Document,
-                    version: int = version,
-                    known: Mapping[str, Delivery] = known,
-                    told: Mapping[str, Event] = told,
-                ) -> tuple[Document, list[Replayed] | None]:
-                    if document.version != version:
-                        return document, None  # the rows read before may be outdated
-                    return transitions.replay(document, mine, known, told, now_ms)
-
-                results = await self.store.update(id, transition)
-                if results is not None:
-                    done.update(zip(numbers, results, strict=True))
-                    return
-                again, rows, facts = await self._replayed(mine)
-                before = again.get(id)
-            gone = [transitions.outcome_of(order, None, now_ms, event=False) for order in mine]
-            done.update(zip(numbers, gone, strict=True))
-
-        await asyncio.gather(*(carry_out(id, numbers) for id, numbers in by_id.items()))
-        return [done[number] for number in range(len(orders))]
+        done = await asyncio.gather(*(carry_out(id, mine) for id, mine in by_id.items()))
+        results = {id: iter(some) for id, some in zip(by_id, done, strict=True)}
+        return [next(results[order.submission_id]) for order in orders]
 
     async def _replayed(
         self, orders: Sequence[Order]
@@ -666,36 +633,19 @@ class Journal:
         """Read everything and return its faults as sentences."""
         return await self.store.problems(frozenset(item.owner for item in await self.engines()))
 
-    async def back_up(self, target: Path) -> int:
-        """See `Store.back_up`."""
-        return await self.store.back_up(target)
-
-    async def compact(self) -> tuple[int, int] | None:
-        """See `Store.compact`."""
-        return await self.store.compact()
-
-    async def scrub(self, words: str) -> str | None:
-        """See `Store.scrub`."""
-        return await self.store.scrub(words)
-
 
 def _if_settled(document: Document) -> Document | None:
     return document if is_settled(document) else None
 
 
 def _work(document: Document, delivery: Delivery, parent: Document | None) -> Work:
-    row, event = document.submission, document.event(delivery.event_id)
+    event = document.event(delivery.event_id)
     assert event is not None  # noqa: S101 - `transitions.claim` starts nothing without its event
     above = parent.receipts.get(delivery.destination) if parent is not None else None
     return Work(
         delivery=delivery,
         event=event,
-        media=row.media,
-        media_problem=row.media_problem,
-        media_due_ms=row.media_due_ms,
-        expected=len(row.expected),
+        submission=document.submission,
         receipts={name: last.receipt for name, last in document.receipts.items()},
         parent=above.receipt if above is not None else None,
-        reply_to=row.reply_to,
-        traceparent=row.traceparent,
     )

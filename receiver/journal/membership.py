@@ -20,7 +20,6 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -70,14 +69,6 @@ class Member(_Engine, frozen=True, kw_only=True):
     at_ms: int = 0
 
 
-@dataclass(slots=True)
-class _Seen:
-    """The version of a record, and the monotonic second at which we first saw it."""
-
-    version: str
-    at: float
-
-
 class SharedMembership:
     """Membership on shared values, for a store on which several engines may run.
 
@@ -91,7 +82,8 @@ class SharedMembership:
         self._monotonic = monotonic
         self.heartbeat_seconds, self.expire_seconds = HEARTBEAT_SECONDS, EXPIRE_SECONDS
         self._mine: dict[str, tuple[Member, str]] = {}
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, tuple[str, float]] = {}
+        """The version of each record, and the monotonic second at which we first saw it."""
         self._observed_at: float | None = None
 
     async def join(self, role: str, owner: str, *, store: str) -> None:
@@ -185,10 +177,10 @@ class SharedMembership:
         """Observe the others, and delete records that have not changed for `expire_seconds`. Return their owners."""
         await self._observe()
         now, gone = self._monotonic(), []
-        for key, seen in list(self._seen.items()):
+        for key, (version, since) in list(self._seen.items()):
             name = key.removeprefix(_MEMBERS)
-            if name != owner and now - seen.at >= self.expire_seconds:
-                if await self._store.swap(key, None, seen.version) is not None:
+            if name != owner and now - since >= self.expire_seconds:
+                if await self._store.swap(key, None, version) is not None:
                     gone.append(name)
                 self._seen.pop(key, None)
         return gone
@@ -201,8 +193,8 @@ class SharedMembership:
         self._observed_at = now
         found = await self._store.values(_MEMBERS)
         for key, item in found.items():
-            if key not in self._seen or self._seen[key].version != item.version:
-                self._seen[key] = _Seen(item.version, now)
+            if key not in self._seen or self._seen[key][0] != item.version:
+                self._seen[key] = item.version, now
         for key in self._seen.keys() - found.keys():
             del self._seen[key]
 

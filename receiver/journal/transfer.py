@@ -7,7 +7,7 @@ pauses, attempts and the order of callbacks and events stay the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -63,32 +63,29 @@ async def copy(
     return copied
 
 
-async def tally(rows: Rows, kind: RowKind) -> Tally:
-    """Read all rows of a kind."""
-    count, digest = 0, hashlib.sha256()
-    async for page in _pages(rows, kind):
-        count += len(page)
-        for row in page:
-            digest.update(_bytes(row))
-    return Tally(count=count, digest=digest.hexdigest())
-
-
 async def _copy(kind: RowKind, there: Rows, here: Rows, progress: Callable[[RowKind, int], None]) -> Tally:
-    count, digest = 0, hashlib.sha256()
-    async for page in _pages(there, kind):
+    async def put(page: list[StoredRow], count: int) -> None:
         await here.put(kind, page)
-        count += len(page)
-        for row in page:
-            digest.update(_bytes(row))
         progress(kind, count)
-    return Tally(count=count, digest=digest.hexdigest())
+
+    return await tally(there, kind, put)
 
 
-async def _pages(rows: Rows, kind: RowKind) -> AsyncIterator[list[StoredRow]]:
+async def tally(
+    rows: Rows, kind: RowKind, use: Callable[[list[StoredRow], int], Awaitable[None]] | None = None
+) -> Tally:
+    """Read all rows of a kind. `use` gets each page, with the number of rows so far."""
+    count, digest = 0, hashlib.sha256()
     after: Key | None = None
     while page := await rows.page(kind, after, PAGE):
         after = page[-1].key
-        yield [row for row in page if not isinstance(row.record, SharedValue) or row.record.key in COPIED_VALUES]
+        page = [row for row in page if not isinstance(row.record, SharedValue) or row.record.key in COPIED_VALUES]
+        count += len(page)
+        for row in page:
+            digest.update(_bytes(row))
+        if use is not None:
+            await use(page, count)
+    return Tally(count=count, digest=digest.hexdigest())
 
 
 def _bytes(row: StoredRow) -> bytes:

@@ -7,7 +7,7 @@ afterwards, with a result for the caller. The same document means that nothing c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from receiver.backoff import (
     DELIVERY,
@@ -22,7 +22,14 @@ from receiver.backoff import (
     pause,
     wait,
 )
-from receiver.deliveries import MAX_PAUSE_SECONDS, AttemptRecord, Completion, Delivery, DestinationRecord
+from receiver.deliveries import (
+    MAX_PAUSE_SECONDS,
+    AttemptOutcome,
+    AttemptRecord,
+    Completion,
+    Delivery,
+    DestinationRecord,
+)
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, new_id
 from receiver.journal import files
@@ -190,19 +197,8 @@ def claim(
     )  # fmt: skip
     if document.event(found.event_id) is not None:
         return running, taken
-    lost = Completion(
-        delivery_id=taken.id,
-        submission_id=taken.submission_id,
-        destination=taken.destination,
-        attempt=taken.attempt,
-        owner=owner,
-        outcome="rejected",
-        status="dead",
-        finished_ms=now_ms,
-        due_ms=now_ms,
-        counts=False,
-        detail=f"Delivery {taken.id} has lost its submission or event.",
-    )
+    detail = f"Delivery {taken.id} has lost its submission or event."
+    lost = _ended(taken, now_ms, "rejected", detail)
     return complete(running, lost)[0], None
 
 
@@ -288,19 +284,21 @@ def _vanished(delivery: Delivery, now_ms: int, turn: int) -> Completion:
     """Return the completion of a vanished attempt. The first is due in its turn: another may be at fault."""
     failures = delivery.failures + 1
     seconds = float(FREED_AFTER + turn) if failures == 1 else max(wait(DELIVERY, failures - 1) or 0.0, FREED_TOGETHER)
+    if failures > len(DELIVERY):
+        return _ended(delivery, now_ms, "vanished", f"{VANISHED}; the retries are used up")
+    return _ended(delivery, now_ms, "vanished", VANISHED, due_ms=now_ms + int(seconds * 1000))
+
+
+def _ended(
+    running: Delivery, now_ms: int, outcome: AttemptOutcome, detail: str, *, due_ms: int | None = None
+) -> Completion:
+    """Return an end of an attempt that its engine does not report. Without a time of the next one it is dead."""
     return Completion(
-        delivery_id=delivery.id,
-        submission_id=delivery.submission_id,
-        destination=delivery.destination,
-        attempt=delivery.attempt,
-        owner=delivery.owner or "",
-        outcome="vanished",
-        status="pending" if failures <= len(DELIVERY) else "dead",
-        finished_ms=now_ms,
-        due_ms=now_ms + int(seconds * 1000),
-        counts=True,
-        detail=VANISHED if failures <= len(DELIVERY) else f"{VANISHED}; the retries are used up",
-    )
+        delivery_id=running.id, submission_id=running.submission_id, destination=running.destination,
+        attempt=running.attempt, owner=running.owner or "", outcome=outcome, finished_ms=now_ms, detail=detail,
+        status="dead" if due_ms is None else "pending", due_ms=now_ms if due_ms is None else due_ms,
+        counts=outcome == "vanished",
+    )  # fmt: skip
 
 
 # Destinations
@@ -524,17 +522,7 @@ def drop_media(document: Document, problem: str) -> Document | None:
 
 # Contradictions, which no journal should have
 
-Contradiction = Literal[
-    "deliveries_without_event",
-    "deliveries_without_submission",
-    "events_without_submission",
-    "callbacks_without_submission",
-    "attempts_without_delivery",
-    "ends_without_event",
-    "unfinished_attempts",
-]
-
-CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
+CONTRADICTIONS: Mapping[str, tuple[str, str]] = {
     "deliveries_without_event": ("deliveries", "have no event, so nothing can be delivered"),
     "deliveries_without_submission": ("deliveries", "belong to no submission"),
     "events_without_submission": ("events", "belong to no submission"),
@@ -548,7 +536,7 @@ CONTRADICTIONS: Mapping[Contradiction, tuple[str, str]] = {
 _MAX_NAMED = 3
 
 
-def contradiction_sentences(found: Mapping[Contradiction, Collection[str]], abandoned: Sequence[str]) -> list[str]:
+def contradiction_sentences(found: Mapping[str, Collection[str]], abandoned: Sequence[str]) -> list[str]:
     """Return one sentence for each kind of contradiction that was found, with up to three examples.
 
     Args:

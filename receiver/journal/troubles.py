@@ -22,7 +22,7 @@ async def find_troubles(journal: Journal, now_ms: int, *, space: bool = True) ->
     found = await journal.troubles()
     if space:
         try:
-            await journal.check_space()
+            await journal.store.check(space=True)
         except JournalError as exc:
             if exc.fault != "full":
                 raise

@@ -181,7 +181,7 @@ class Retention:
             waiting = await self._clear_away()
         except MediaError as exc:  # still scrub the journal: the submission is gone, so a second erase cannot
             problem = str(exc)
-        traces = await self._journal.scrub(row.prompt)
+        traces = await self._journal.store.scrub(row.prompt)
         log.info("submission.erased", submission=row.id, **removed)
         return Erased(
             submission=row, removed=removed, waiting=waiting, problem=problem, children=tuple(children), traces=traces
