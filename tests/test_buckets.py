@@ -13,7 +13,7 @@ from stores import proxied
 
 from receiver.bucket import BucketError, BucketOptions, PreconditionFailed, read_url
 from receiver.bucket.client import Bucket, ObjectHead, StoredObject, Tag
-from receiver.bucket.options import endpoint_of, server_of
+from receiver.bucket.options import address_of, server_of
 from receiver.errors import SettingsError
 from receiver.settings.options import read_options
 
@@ -80,11 +80,11 @@ def test_the_environment_knows_endpoints(monkeypatch: pytest.MonkeyPatch) -> Non
     """A server named by the environment counts where the options name none."""
     plain, own = BucketOptions(bucket="acme"), BucketOptions(bucket="acme", endpoint="http://minio:9000")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    assert (endpoint_of(plain), server_of(plain)) == (None, "The object store")
+    assert (address_of(plain)[0], server_of(plain)) == (None, "The object store")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://ceph:8080")
-    assert endpoint_of(plain) == "http://ceph:8080"
-    assert (endpoint_of(own), server_of(own)) == ("http://minio:9000", "The server minio:9000")
-    assert endpoint_of(BucketOptions(bucket="acme", service="gs")) is None
+    assert address_of(plain)[0] == "http://ceph:8080"
+    assert (address_of(own)[0], server_of(own)) == ("http://minio:9000", "The server minio:9000")
+    assert address_of(BucketOptions(bucket="acme", service="gs"))[0] is None
 
 
 @pytest.fixture

@@ -136,11 +136,6 @@ def server_of(options: BucketOptions) -> str:
     return f"The server {urlsplit(options.endpoint).netloc}" if options.endpoint else _SERVERS[options.service]
 
 
-def endpoint_of(options: BucketOptions) -> str | None:
-    """Return the server's URL, or None if it is the service's own. See `address_of`."""
-    return address_of(options)[0]
-
-
 def address_of(options: BucketOptions, environ: Mapping[str, str] = os.environ) -> tuple[str | None, bool]:
     """Return the server's URL without the bucket, and True if the bucket belongs into its host.
 

@@ -60,24 +60,19 @@ def problem(error: Problem) -> Response:
     return Response(msgspec.json.encode(body), error.status, error.headers, media_type="application/problem+json")
 
 
-async def on_problem(request: Request, exc: Exception) -> Response:
-    """Answer a problem that an endpoint raises."""
-    assert isinstance(exc, Problem)  # noqa: S101 - Starlette calls it with nothing else
-    return problem(exc)
+async def answer_error(request: Request, exc: Exception) -> Response:
+    """Answer a problem that an endpoint raises, an error of Starlette's (unknown path or method), or one of ours.
 
-
-async def on_http_exception(request: Request, exc: Exception) -> Response:
-    """Answer Starlette's own errors (unknown path or method) in our form."""
-    assert isinstance(exc, HTTPException)  # noqa: S101 - Starlette calls it with nothing else
+    Starlette logs the last kind afterwards.
+    """
+    if isinstance(exc, Problem):
+        return problem(exc)
+    if not isinstance(exc, HTTPException):
+        return problem(INTERNAL)
     log.info("request.refused", status=exc.status_code, method=request.method, path=request.url.path[:_MAX_PATH])
     detail = _DETAILS.get(exc.status_code, "The request could not be answered.")
     return problem(Problem(exc.status_code, detail, exc.headers))
 
 
-async def on_error(request: Request, exc: Exception) -> Response:
-    """Answer an error of ours. Starlette logs it afterwards."""
-    return problem(INTERNAL)
-
-
-HANDLERS = {Problem: on_problem, HTTPException: on_http_exception, Exception: on_error}
+HANDLERS = dict.fromkeys((Problem, HTTPException, Exception), answer_error)
 """Answers to the errors of an application's endpoints."""

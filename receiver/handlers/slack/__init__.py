@@ -24,7 +24,7 @@ from receiver.errors import MediaError, require
 from receiver.handlers.base import Attempt, Guarantee, HandlerOptions, Kind, Secret, StoredMedia
 from receiver.handlers.posts import Post, file_name, linked, post_of, remember
 from receiver.handlers.result_files import SIDECAR_EVENTS
-from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, SlackWebhook, Sleep, UnknownFile
+from receiver.handlers.slack.api import FILE_REFUSED, SlackApi, SlackError, Sleep, UnknownFile
 from receiver.handlers.slack.blocks import Block, detail_blocks, fallback, fitted, linked_picture, post_blocks, uploaded
 from receiver.settings.options import KnownAs
 
@@ -103,12 +103,8 @@ class SlackHandler:
         self._name = (options.channel or "").lstrip("#")
         self._channel = self._name if _ID.match(self._name) else ""
         self._memory: dict[str, Posted] = {}
-        self._api: SlackApi | None = None
-        self._webhook: SlackWebhook | None = None
-        if options.webhook_url is not None:
-            self._webhook = SlackWebhook(options.webhook_url.text)
-        elif options.token is not None:
-            self._api = SlackApi(options.token.text, options.api_url, sleep=sleep)
+        self._webhook = options.webhook_url.text if options.webhook_url is not None else None
+        self._api = SlackApi(options.token.text if options.token is not None else "", options.api_url, sleep=sleep)
 
     @staticmethod
     def options_from_url(url: str) -> dict[str, Any]:
@@ -129,23 +125,20 @@ class SlackHandler:
                 shows = link is not None and all(item.media.type in SHOWN for item in attempt.media[:1])
                 picture = linked_picture(link, post.alt_text) if link is not None and shows else None
                 blocks = fitted(post_blocks(post, [picture] if picture else [], link))
-                content = {"text": fallback(post), "blocks": blocks}
-                await self._webhook.post({**content, "unfurl_links": False, "unfurl_media": False})
+                content = {"text": fallback(post), "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+                await self._api.post_to_webhook(self._webhook, content)
                 return Receipt(url=link)
-            assert self._api is not None  # noqa: S101 - the options see to it
-            return await self._post(self._api, attempt, post, link)
+            return await self._post(attempt, post, link)
         except SlackError as exc:
             exc.raise_for_delivery()
 
     async def aclose(self) -> None:
         """Close the connections."""
-        for client in (self._api, self._webhook):
-            if client is not None:
-                await client.aclose()
+        await self._api.aclose()
 
-    async def _post(self, api: SlackApi, attempt: Attempt, post: Post, link: str | None) -> Receipt:
-        posted = await self._so_far(api, attempt)
-        posting = Posting(api, attempt, posted, self._options.details)
+    async def _post(self, attempt: Attempt, post: Post, link: str | None) -> Receipt:
+        posted = await self._so_far(attempt)
+        posting = Posting(self._api, attempt, posted, self._options.details)
         shown = [item for item in attempt.media if item.media.type in SHOWN]
         if self._options.tiles and attempt.event.type == "task.succeeded":
             try:
@@ -170,7 +163,7 @@ class SlackHandler:
         self._memory.pop(attempt.idempotency_key, None)
         return posted.receipt
 
-    async def _so_far(self, api: SlackApi, attempt: Attempt) -> Posted:
+    async def _so_far(self, attempt: Attempt) -> Posted:
         """Return what a failed attempt of this delivery left, else the post of the event before, else an empty post."""
         if (posted := self._memory.get(attempt.idempotency_key)) is not None:
             return posted
@@ -181,7 +174,7 @@ class SlackHandler:
             posted.url = attempt.previous.url if attempt.previous is not None else None
         else:
             if not self._channel:
-                self._channel = await api.channel_id(self._name)
+                self._channel = await self._api.channel_id(self._name)
             posted = Posted(self._channel)
             parent = attempt.parent.data if attempt.parent is not None else {}
             if parent.get("channel") == posted.channel:

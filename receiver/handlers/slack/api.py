@@ -89,7 +89,7 @@ class UnknownFile(ConnectionError):
 
 
 class SlackApi:
-    """Calls of the Web API with a bot token."""
+    """Calls of the Web API with a bot token, and of incoming webhooks, which need none."""
 
     def __init__(self, token: str, base_url: str, *, sleep: Sleep = asyncio.sleep) -> None:
         self._base = base_url.rstrip("/")
@@ -211,20 +211,9 @@ class SlackApi:
             f"if it is a private one, invite the bot there first (/invite @Receiver) or give the channel's id."
         )
 
-
-class SlackWebhook:
-    """Incoming webhook: it posts, and never learns a post's id."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._client = chat_client()
-
-    async def aclose(self) -> None:
-        await self._client.aclose()
-
-    async def post(self, payload: Mapping[str, Any]) -> None:
-        """Post. Raise as `SlackApi.call`, with the text of Slack's answer as the code."""
-        response = await _post(self._client, self._url, json=payload)
+    async def post_to_webhook(self, url: str, payload: Mapping[str, Any]) -> None:
+        """Post by an incoming webhook, which tells no id of a post. Raise as `call`, with Slack's text as the code."""
+        response = await _post(self._client, url, json=payload)
         text, status = response.text, response.status
         if status == 200 and text == "ok":
             return

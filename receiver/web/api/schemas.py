@@ -6,9 +6,8 @@ Structs check names and types. The bodies of requests are derived from `KINDS`. 
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
@@ -18,6 +17,7 @@ from starlette.requests import Request as HttpRequest
 from receiver.deliveries import DELIVERY_STATUSES
 from receiver.errors import InputError, NotJSON
 from receiver.requests import KINDS, REQUIRED, SPEEDS, Field, Request, build
+from receiver.settings.options import guessed
 from receiver.submissions import MAX_LABEL, MAX_LABELS, Options
 from receiver.submissions.options import MAX_AUTO
 from receiver.tasks import MAX_TASK_ID, decode_json
@@ -182,7 +182,7 @@ async def read_submission(request: HttpRequest) -> tuple[Request, Sent]:
     if kind not in SUBMITTED:
         if kind in KINDS:
             raise InputError(f"Requests of the kind {kind} go to POST {KINDS[kind].address}.")
-        raise InputError(f"The kind must be one of {', '.join(SUBMITTED)}.{_guess(kind, SUBMITTED)}")
+        raise InputError(f"The kind must be one of {', '.join(SUBMITTED)}. {guessed(kind[:80], SUBMITTED)}")
     body = read(SUBMITTED[kind], value)
     return _request(kind, body), body
 
@@ -202,7 +202,7 @@ def read(type: type[T], body: dict[str, Any]) -> T:
     known = [field.encode_name for field in msgspec.structs.fields(type)]
     for name in body:
         if name not in known:
-            raise InputError(f"There is no field {name[:40]!r} here.{_guess(name, known)}")
+            raise InputError(f"There is no field {name[:40]!r} here. {guessed(name[:80], known)}")
     try:
         return msgspec.convert(body, type)
     except msgspec.ValidationError as exc:
@@ -226,9 +226,3 @@ def _request(kind: str, body: msgspec.Struct) -> Request:
     for picture in built.pictures:
         check_uri(picture.source)
     return built
-
-
-def _guess(name: Any, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5) if isinstance(name, str) else []
-    return f" Did you mean {close[0]}?" if close else f" There are: {', '.join(known)}."
