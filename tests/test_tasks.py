@@ -192,7 +192,14 @@ def test_tolerated_without_a_word(body: bytes, field: str, value: object) -> Non
         (b'{"id":"1","submitTime":' + b"9" * 300 + b"}", "submit_ms", None, "submitTime"),
         (b'{"id":"1","submitTime":1e999}', "submit_ms", None, "submitTime"),
         (b'{"id":"1","buttons":"none"}', "buttons", (), "buttons"),
-        (b'{"id":"1","imageUrls":{"url":"x"}}', "image_urls", (), "imageUrls"),
+        (b'{"id":"1","imageUrls":5}', "image_urls", (), "imageUrls"),
+        (b'{"id":"1","imageUrl":{"width":5}}', "image_url", "", "imageUrl holds no link"),
+        (
+            b'{"id":"1","imageUrl":"data:image/png;base64,' + b"A" * 5000 + b'"}',
+            "image_url",
+            "",
+            "imageUrl holds the file itself",
+        ),
     ],
 )
 def test_read_around(body: bytes, field: str, value: object, problem: str) -> None:
@@ -401,7 +408,7 @@ def test_every_order_of_five_callbacks_ends_alike(name: str) -> None:
     ("old", "new", "merged"),
     [
         (task("IN_PROGRESS", 46), task("", 0), task("IN_PROGRESS", 46)),
-        (task("IN_PROGRESS", 46), task("PAUSED", 99), task("IN_PROGRESS", 46)),
+        (task("IN_PROGRESS", 46), task("PAUSED", 99), task("IN_PROGRESS", 46, other_status="PAUSED")),
         (task("IN_PROGRESS", 46), task("IN_PROGRESS", None), task("IN_PROGRESS", 46)),
         (task("IN_PROGRESS", 46), task("SUBMITTED", 0), task("IN_PROGRESS", 46)),
         (task("MODAL"), task("SUBMITTED", 0), task("SUBMITTED", 0)),
@@ -509,3 +516,48 @@ def test_a_task_in_an_envelope_is_read(wrapped: str) -> None:
     """Gateways put their own object around the protocol's."""
     assert decode_task((wrapped % '{"id": "17", "status": "SUCCESS"}').encode()).id == "17"
     assert decode_task((wrapped % json.dumps('{"id": "17"}')).encode()).id == "17"
+
+
+A, B = "https://x.test/a.png?w=1,2", "https://x.test/b.png"
+
+
+@pytest.mark.parametrize(
+    ("value", "links"),
+    [
+        (A, [A]),
+        (f" {A}\r\n", [A]),
+        (f'"{A}"', [A]),
+        ([A], [A]),
+        ({"url": A, "width": 5}, [A]),
+        ([{"url": A}, {"imageUrl": B}], [A, B]),
+        ([{"image_url": A, "thumbnail": B}], [A]),
+        ({"0": A, "1": B}, [A, B]),
+        (f"{A},{B}", [A, B]),
+        (f"{A}, {B}\n", [A, B]),
+        (f"{A}\n{B}", [A, B]),
+        ([f"{A},{B}"], [A, B]),
+        (json.dumps([A, B]), [A, B]),
+        (json.dumps({"url": A}), [A]),
+        ([None, 5, [], {}, "", A], [A]),
+    ],
+)
+@pytest.mark.parametrize("key", ["imageUrl", "image_url", "imageUrls", "image_urls", "videoUrl", "videoUrls"])
+def test_links_are_found_in_every_form(key: str, value: object, links: list[str]) -> None:
+    """One or several, in the field for one or in that for several: none is lost, and each is one file."""
+    task = read_task({"id": "1", "status": "SUCCESS", "action": "VIDEO" if "video" in key else "IMAGINE", key: value})
+    assert task.result_urls == tuple(links)
+    assert task.problems == ()
+
+
+def test_several_links_in_the_field_for_one_give_way_to_the_list() -> None:
+    """The list is the same files by the protocol's own name."""
+    assert read_task({"id": "1", "imageUrl": [A, B], "imageUrls": [B]}).result_urls == (B,)
+
+
+def test_another_status_is_remembered_and_changes_nothing() -> None:
+    """Until the protocol's next one."""
+    running = task("IN_PROGRESS", 50)
+    seen = merge(running, read_task({"id": "1", "status": "succeeded", "imageUrl": A}))
+    assert (seen.status, seen.progress, seen.image_url, seen.other_status) == ("IN_PROGRESS", 50, "", "SUCCEEDED")
+    assert merge(seen, task("")) == seen
+    assert merge(seen, task("IN_PROGRESS", 60)).other_status == ""

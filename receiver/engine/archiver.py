@@ -212,7 +212,7 @@ class Archiver:
         except TimeoutError:
             problems[f"It was not here within {self._fetcher.timeout:g} s."] = False
         if not problems:
-            return Failure(problem=files.NO_LINK)
+            return Failure(problem=files.no_link(row.task))
         return Failure(problem=redact(" ".join(problems))[:MAX_PROBLEM], permanent=all(problems.values()))
 
 

@@ -96,21 +96,25 @@ def _check_secrets(values: tuple[Secret, ...]) -> tuple[Secret, ...]:
 
 
 _OTHERS = (
-    (r"([a-z]+\.)?discord(app)?\.com/api/", 'Discord. Write discord:https://…, or handler = "discord" and webhook_url'),
-    (r"hooks\.slack(-gov)?\.com/", 'Slack. Write handler = "slack", webhook_url and link'),
+    (re.compile(r"discord(?:app)?\.com\Z"), 'Discord. Write discord:https://…, or handler = "discord" and webhook_url'),
+    (re.compile(r"hooks\.slack(?:-gov)?\.com\Z"), 'Slack. Write handler = "slack", webhook_url and link'),
     (
-        r"(.+\.webhook\.office\.com|chat\.googleapis\.com|ntfy\.sh|api\.telegram\.org)/",
+        re.compile(r"webhook\.office\.com\Z|chat\.googleapis\.com\Z|ntfy\.sh\Z|api\.telegram\.org\Z"),
         'a chat. Write handler = "chat", and the URL for it of https://appriseit.com/services',
     ),
-    (r"([^/]+\.)?(s3[.-][^/]*amazonaws|r2\.cloudflarestorage)\.com/", "an object store. Write s3://BUCKET/FOLDER"),
+    (
+        re.compile(r"s3[.-](?:[a-z0-9-]{1,30}\.){0,2}amazonaws\.com\Z|r2\.cloudflarestorage\.com\Z"),
+        "an object store. Write s3://BUCKET/FOLDER",
+    ),
 )
-"""Addresses of services that do not take CloudEvents, and what to write for them."""
+"""Ends of hosts that do not take CloudEvents, and what to write for them."""
 
 
 def _check_service(url: str) -> None:
-    place = url.partition("://")[2]
+    host = urlsplit(url).hostname or ""
     for pattern, service in _OTHERS:
-        if re.match(pattern, place, re.IGNORECASE):
+        found = pattern.search(host)
+        if found is not None and host[: found.start()][-1:] in ("", "."):
             raise ValueError(f"it is an address of {service}")
 
 

@@ -485,6 +485,10 @@ def expired(row: Submission, rules: Rules) -> Change | None:
         reason = f"The provider said nothing of task {row.task_id} in its last {row.misses} answers."
     else:
         reason = f"The provider still says {row.task_status or 'nothing'} of task {row.task_id} at the deadline."
+        if row.task is not None and (other := row.task.other_status):
+            reason = (
+                f"At the deadline the provider says {other} of task {row.task_id}, which is no status it documents."
+            )
     return lose(row, reason, rules)
 
 

@@ -24,7 +24,6 @@ MAX_LINKS = 4
 """Candidates of one file."""
 REVEALED = 2
 """Failures of a file after which the reserve is used. A file that can never come needs one."""
-NO_LINK = "The provider reports success, but gives no link to a file."
 _UNLINKED_TRIES = 6
 """Tries that a result without links counts as, because its links were awaited before it ended."""
 _TEXT_KINDS = frozenset({"describe", "shorten"})
@@ -45,6 +44,12 @@ def makes_files(row: Submission) -> bool:
     return row.kind not in _TEXT_KINDS and not (row.task is not None and row.task.is_text)
 
 
+def no_link(task: Task | None) -> str:
+    """Return the reason of a result without links, with what stands in their place."""
+    held = [text for text in (task.problems if task else ()) if text.startswith(("image", "video"))]
+    return f"The provider reports success, but gives no link to a file{f' ({held[0]})' if held else ''}."
+
+
 def expect(row: Submission, views: Sequence[Task], now_ms: int, *, wait_ms: int = int(FILES * 1000)) -> Submission:
     """Return a submission that has succeeded with its files, due now. Earlier views have the better links."""
     files: tuple[ExpectedFile, ...] = ()
@@ -57,7 +62,7 @@ def expect(row: Submission, views: Sequence[Task], now_ms: int, *, wait_ms: int 
         files = tuple([replace(item, due_ms=now_ms) if _field(item) == field else item for item in files])
     if not files and makes_files(row):
         due_ms = now_ms + int(MEDIA[_UNLINKED_TRIES - 1] * 1000)
-        files = (ExpectedFile(place="", tries=_UNLINKED_TRIES, due_ms=due_ms, problem=NO_LINK),)
+        files = (ExpectedFile(place="", tries=_UNLINKED_TRIES, due_ms=due_ms, problem=no_link(row.task)),)
         wait_ms = 0
     return replace(row, files=files, late_ms=now_ms + (wait_ms if files else 0), unlinked_ms=None)
 

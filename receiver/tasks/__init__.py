@@ -58,6 +58,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     id: str  # 1–64 characters, opaque
     status: str = ""  # upper case, "" before the relay's first look (§5)
+    other_status: str = ""  # the last status seen that is none of the protocol's, in a merged view
     progress: int | None = None  # 0–100, None when absent or no number ("Waiting to start")
     action: str = ""
     prompt: str = ""
@@ -238,7 +239,7 @@ def merge(old: Task | None, new: Task) -> Task:
     if old is None:
         return new
     if new.status not in RANKS:
-        return old
+        return msgspec.structs.replace(old, other_status=new.status) if new.status else old
     if new.status == "SUCCESS" and old.status in ("FAILURE", "CANCEL"):
         return _fill(new, msgspec.structs.replace(old, fail_reason=""))
     rank, before = new.rank, old.rank
@@ -307,6 +308,11 @@ CUT = "… (cut)"
 
 _PERCENTS = {text: number for number in range(101) for text in (f"{number}%", str(number))}
 _DIGITS = re.compile(r"\d{10,16}\Z")
+_LINK_KEYS = frozenset({"url", "imageUrl", "image_url", "videoUrl", "video_url"})
+_NEXT_LINK = re.compile(r"[\s,](?=https?://)", re.IGNORECASE)
+"""Between two links in one text."""
+_AROUND = " \t\r\n\"',"
+"""Characters around a link that are not part of it."""
 _LATEST_SECONDS = 10**11
 """A time in the far future. Larger numbers are milliseconds."""
 _FORBIDDEN = re.compile("[\x00\ud800-\udfff]")
@@ -417,6 +423,10 @@ def read_task(value: Any) -> Task:
     read = _Reader()
     properties = _from_text(get("properties"))
     final = properties.get("finalPrompt") if isinstance(properties, dict) else None
+    images = read.links("imageUrls", get("imageUrls") or get("image_urls"))
+    image, images = read.one_or_more("imageUrl", get("imageUrl") or get("image_url"), images)
+    videos = read.links("videoUrls", get("videoUrls") or get("video_urls"))
+    video, videos = read.one_or_more("videoUrl", get("videoUrl") or get("video_url"), videos)
     status = read.text("status", get("status"), MAX_TEXT).strip().upper()
     if status and status not in RANKS:
         read.problems.append("status is none of the protocol's; it changes nothing")
@@ -433,10 +443,10 @@ def read_task(value: Any) -> Task:
         submit_ms=read.time("submitTime", get("submitTime")),
         start_ms=read.time("startTime", get("startTime")),
         finish_ms=read.time("finishTime", get("finishTime")),
-        image_url=read.link("imageUrl", get("imageUrl") or get("image_url")),
-        image_urls=read.links("imageUrls", get("imageUrls") or get("image_urls")),
-        video_url=read.link("videoUrl", get("videoUrl") or get("video_url")),
-        video_urls=read.links("videoUrls", get("videoUrls") or get("video_urls")),
+        image_url=image,
+        image_urls=images,
+        video_url=video,
+        video_urls=videos,
         fail_reason=read.text("failReason", get("failReason") or get("fail_reason"), MAX_REASON),
         buttons=read.buttons("buttons", get("buttons")),
         seed=read.text("seed", get("seed")),
@@ -506,21 +516,36 @@ class _Reader:
         self.problems.append(f"{key} is no percentage")
         return None
 
-    def link(self, key: str, value: Any) -> str:
-        """Return a link, or "" for one that is too long: cutting would spoil it."""
-        if not value:
-            return ""
-        link = self.text(key, value, MAX_URL + 1)
-        return link if len(link) <= MAX_URL else next(iter(self._short(key, [link])), "")
+    def one_or_more(self, key: str, value: Any, more: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+        """Return the link of a field that has one by the protocol, and `more`. Its own links, if it has several, are
+        the more where there are no others."""
+        links = self.links(key, value)
+        return (links[0], more) if len(links) == 1 else ("", more or links)
 
     def links(self, key: str, value: Any) -> tuple[str, ...]:
-        """Return the links of `["…"]`, `[{"url": "…"}]`, or of one alone."""
+        """Return the links of a text, or of a list or an object of texts and of objects with an `url`. A text may hold
+        several, or JSON. A link that is too long is left out, because cutting would spoil it."""
         if not value:
             return ()
-        if isinstance(value, str) and value.startswith(("http://", "https://")):
-            value = [value]
-        items = [item.get("url") if isinstance(item, dict) else item for item in self._list(key, value)]
-        return tuple(self._short(key, [clean_text(item) for item in items if isinstance(item, str) and item]))
+        value = _from_text(value)
+        if isinstance(value, dict):
+            value = [value] if _LINK_KEYS & value.keys() else [*value.values()]
+        found: list[str] = []
+        for item in value if isinstance(value, list) else (value,):
+            if isinstance(item, dict):
+                text = next((item[name] for name in item if name in _LINK_KEYS and item[name]), None)
+            else:
+                text = item
+            if isinstance(text, str):
+                found += filter(None, (part.strip(_AROUND) for part in _NEXT_LINK.split(clean_text(text))))
+        kept = [link for link in found if len(link) <= MAX_URL][:MAX_LINKS]
+        if not found:
+            self.problems.append(f"{key} holds no link")
+        elif not kept and found[0].startswith("data:"):
+            self.problems.append(f"{key} holds the file itself instead of a link")
+        elif len(kept) < len(found):
+            self.problems.append(f"{key} is cut to {MAX_LINKS} links of {MAX_URL} characters")
+        return tuple(kept)
 
     def buttons(self, key: str, value: Any) -> tuple[Button, ...]:
         if not value:
@@ -546,12 +571,6 @@ class _Reader:
             return value
         self.problems.append(f"{key} is no list")
         return []
-
-    def _short(self, key: str, links: list[str]) -> list[str]:
-        kept = [link for link in links if len(link) <= MAX_URL][:MAX_LINKS]
-        if len(kept) < len(links):
-            self.problems.append(f"{key} is cut to {MAX_LINKS} links of {MAX_URL} characters")
-        return kept
 
 
 def cut(text: str, longest: int) -> str:
