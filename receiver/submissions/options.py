@@ -29,17 +29,9 @@ _NUMBERED = re.compile(r"[UuVv]\d+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Values that any request takes besides its own fields.
+    """Values that any request takes besides its own fields, as `SubmitOptions` describes them.
 
-    Attributes:
-        speed: fast, turbo, relax, or None for the provider's default.
-        labels: the caller's own names and values. Every event carries them.
-        state: the caller's own state. Every event carries it.
-        to: names of the destinations that get the results. None: all of them.
-        auto: buttons that Receiver presses, once, when the task has succeeded.
-        reply_to: a URL that gets the events too, at an origin that a destination allows.
-        once: a name under which the submission exists once. The same request under it returns the first one's.
-        once_digest: SHA-256 of the request, to tell a repeat from another request.
+    `once_digest` is the SHA-256 of the request, to tell a repeat under the name `once` from another request.
     """
 
     speed: str | None = None
