@@ -51,8 +51,7 @@ INDEXES = {
     "load": {"submissions_pkey", "deliveries_submission", "events_id", "attempts_pkey"},
     "lock": {"submissions_pkey"},
     "named": {"submissions_once"},
-    "update_submission": {"submissions_pkey"},
-    "update_working": {"submissions_pkey"},
+    "update": {"submissions_pkey"},
     "look": {"deliveries_due"},
     "candidates": {"deliveries_due", "deliveries_submission", "submissions_pkey"},
     "fresh": {"deliveries_due", "submissions_pkey"},
@@ -149,7 +148,6 @@ def databases() -> tuple[str, str]:
 
 def statements() -> dict[str, str]:
     """All statements that have a plan, with a write of everything."""
-    parts = {part: write_statement((part,)) for part in ("update_submission", "update_working")}
     pages = {
         f"page {number}": page_query(
             DIALECT, kind, wanted, ("",) if kind == "deliveries" else None, 9, newest_first=True
@@ -160,7 +158,7 @@ def statements() -> dict[str, str]:
     for name, wanted in REQUESTS.items():
         pages[name] = requests_query(DIALECT, "submissions", wanted, ("x",), 9, newest_first=True).text  # type: ignore[union-attr]
     dues = {f"due_{kind}": due_query(DIALECT, kind) for kind in DUE_FIELDS}
-    return {**SQL, **parts, "whole": write_statement(tuple(PARTS)), **dues, **pages}
+    return {**SQL, "update": write_statement(("update",)), "whole": write_statement(tuple(PARTS)), **dues, **pages}
 
 
 async def plans(url: str) -> dict[str, list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""How the journal on PostgreSQL shares what waits among the batches it writes at once."""
+"""Batches of the journal on PostgreSQL: what waits shares one, in order."""
 
 from __future__ import annotations
 
@@ -9,33 +9,7 @@ import asyncpg
 import pytest
 from waiting import PATIENCE
 
-from receiver.journal.postgres.batch import Writer
-
-
-class Lanes:
-    """Where batches are written: each takes until it is let go."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-        self._gates: list[asyncio.Event] = []
-        self._begun = asyncio.Condition()
-
-    async def run(self, batch: Sequence[str]) -> list[str]:
-        gate = asyncio.Event()
-        async with self._begun:
-            self.sizes.append(len(batch))
-            self._gates.append(gate)
-            self._begun.notify_all()
-        await gate.wait()
-        return list(batch)
-
-    async def until(self, count: int) -> None:
-        """So many batches have begun."""
-        async with asyncio.timeout(PATIENCE), self._begun:
-            await self._begun.wait_for(lambda: len(self.sizes) >= count)
-
-    def let_go(self, number: int) -> None:
-        self._gates[number].set()
+from receiver.journal.postgres.batch import MAX_BATCH, SMALL_BATCH, WIDTH, Writer
 
 
 def put(writer: Writer[str], names: Sequence[str]) -> list[asyncio.Task[str]]:
@@ -46,50 +20,56 @@ def names(count: int) -> list[str]:
     return [str(number) for number in range(count)]
 
 
-async def test_lanes_take_a_share_each_and_leave_one() -> None:
-    """So that a lane that has ended finds its next batch."""
-    lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
-    waiting = put(writer, names(400))
-    await lanes.until(3)
-    assert lanes.sizes == [100, 100, 100]
-    lanes.let_go(0)
-    await lanes.until(4)
-    assert lanes.sizes == [100, 100, 100, 75]
-    for number in range(1, 4):
-        lanes.let_go(number)
-    await lanes.until(5)
-    lanes.let_go(4)
-    assert await asyncio.gather(*waiting) == names(400)
-    assert lanes.sizes == [100, 100, 100, 75, 25]
+class Gate:
+    """Where batches are written: each takes until the gate is open."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.open = asyncio.Event()
+        self._begun = asyncio.Condition()
+
+    async def run(self, batch: Sequence[str]) -> list[str]:
+        async with self._begun:
+            self.sizes.append(len(batch))
+            self._begun.notify_all()
+        await self.open.wait()
+        return list(batch)
+
+    async def until(self, count: int) -> None:
+        """So many batches have begun."""
+        async with asyncio.timeout(PATIENCE), self._begun:
+            await self._begun.wait_for(lambda: len(self.sizes) >= count)
 
 
-async def test_a_small_share_is_not_worth_a_batch() -> None:
-    """A commit costs the same for few."""
-    lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name)
-    waiting = put(writer, names(70))
-    await lanes.until(2)
-    assert lanes.sizes == [64, 6]
-    lanes.let_go(0)
-    lanes.let_go(1)
-    assert await asyncio.gather(*waiting) == names(70)
+async def test_few_wait_for_the_batch_under_way() -> None:
+    """They share the next one."""
+    gate = Gate()
+    writer: Writer[str] = Writer(gate.run)
+    waiting = put(writer, ["first", "second"])
+    await gate.until(1)
+    waiting += put(writer, names(SMALL_BATCH - 1))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await asyncio.gather(*waiting) == ["first", "second", *names(SMALL_BATCH - 1)]
+    assert gate.sizes == [2, SMALL_BATCH - 1]
+    await writer.aclose()
 
 
-async def test_nothing_overtakes_another_about_the_same() -> None:
-    """Whichever lane is free."""
-    lanes = Lanes()
-    writer: Writer[str] = Writer(lanes.run, width=3, key=lambda name: name[0])
-    waiting = put(writer, ["a1", "b1"])
-    await lanes.until(1)
-    waiting += put(writer, ["a2", "c1"])
-    await lanes.until(2)
-    assert lanes.sizes == [2, 1]
-    lanes.let_go(0)
-    await lanes.until(3)
-    lanes.let_go(1)
-    lanes.let_go(2)
-    assert await asyncio.gather(*waiting) == ["a1", "b1", "a2", "c1"]
+async def test_many_have_batches_at_once() -> None:
+    """Up to a number of batches, and up to a size of each."""
+    gate = Gate()
+    writer: Writer[str] = Writer(gate.run)
+    waiting = []
+    for number in range(1, WIDTH + 1):
+        waiting += put(writer, names(SMALL_BATCH))
+        await gate.until(number)
+    waiting += put(writer, names(MAX_BATCH + 7))
+    await asyncio.sleep(0)
+    assert gate.sizes == [SMALL_BATCH] * WIDTH
+    gate.open.set()
+    assert await asyncio.gather(*waiting) == [*names(SMALL_BATCH) * WIDTH, *names(MAX_BATCH + 7)]
+    assert gate.sizes[WIDTH:] == [MAX_BATCH, 7]
+    await writer.aclose()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +84,7 @@ async def test_only_what_one_of_them_may_be_guilty_of_is_tried_in_halves(problem
         sizes.append(len(batch))
         raise problem
 
-    writer: Writer[str] = Writer(fail, width=1, key=lambda name: name)
+    writer: Writer[str] = Writer(fail)
     outcomes = await asyncio.gather(*put(writer, names(4)), return_exceptions=True)
     assert outcomes == [problem] * 4
     assert len(sizes) == times

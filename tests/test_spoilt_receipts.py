@@ -62,7 +62,7 @@ async def test_it_is_listed_without_it(tables: SQLiteStore | PostgresStore, jour
 
 async def test_it_is_replayed_beside_others(tables: SQLiteStore | PostgresStore, journal: Journal) -> None:
     """It ends as it did, and the others run."""
-    works = await take(journal)
+    works = sorted(await take(journal), key=lambda work: work.delivery.id)
     for work in works:
         await journal.complete(completion(work, outcome="rejected", status="dead"))
     await spoil(tables)

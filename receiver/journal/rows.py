@@ -6,16 +6,19 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event, Submission
-from receiver.journal.document import to_json
+from receiver.journal.document import Document, LastReceipt, replace, to_json
 from receiver.journal.store import (
     Counts,
     DestinationCount,
@@ -67,6 +70,52 @@ def delivery_from_row(row: Row) -> Delivery:
         return from_row(Delivery, row)
     except msgspec.DecodeError:
         return from_row(Delivery, {**row, "receipt": None})
+
+
+working_set = attrgetter("known", "newest", "receipts")
+"""The fields of a document that its row holds in the column `working`, as JSON."""
+_read_working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
+
+
+def read_document(row: Row) -> Document:
+    """Return the document of a row, without deliveries, events and attempts."""
+    known, newest, receipts = _read_working(row["working"])
+    return Document(
+        submission=read_submission(row["body"]), version=row["version"], known=known, newest=newest, receipts=receipts
+    )
+
+
+def documents_of(rows: Iterable[Row], *, skip: bool = False) -> dict[str, Document]:
+    """Return the documents in the rows of `load`, by id. It has a row for each open delivery, and one for a document
+    without any. An event that cannot be read counts as lost. `skip`: leave out documents that cannot be read."""
+    by_id, found = defaultdict[str, list[Row]](list), {}
+    for row in rows:
+        by_id[row["document_id"]].append(row)
+    for id, mine in by_id.items():
+        with suppress(*[msgspec.DecodeError] if skip else []):
+            found[id] = read_document(mine[0])
+            if mine[0]["id"] is not None:
+                found[id] = replace(found[id], **_open_rows(sorted(mine, key=itemgetter("id"))))
+    return found
+
+
+def _open_rows(rows: Sequence[Row]) -> dict[str, Any]:
+    events = {}
+    for row in rows:
+        with suppress(msgspec.DecodeError):
+            if row["event"] is not None and row["event_id"] not in events:
+                events[row["event_id"]] = read_event(row["event"])
+    attempts = (
+        AttemptRecord(
+            delivery_id=row["id"], number=row["number"], started_ms=row["started_ms"], manual=row["attempt_manual"]
+        )
+        for row in rows if row["number"] is not None
+    )  # fmt: skip
+    return {
+        "deliveries": tuple(map(delivery_from_row, rows)),
+        "events": tuple(events.values()),
+        "attempts": tuple(attempts),
+    }
 
 
 class Table(NamedTuple):

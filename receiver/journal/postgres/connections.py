@@ -1,20 +1,16 @@
-"""Connections to one PostgreSQL database: errors, transactions, notifications between processes (LISTEN/NOTIFY).
-
-A connection can break during COMMIT, so that it is not known if the transaction was committed. Then another connection
-asks the server for the status of the transaction's id (`pg_xact_status`).
-"""
+"""Connections to one PostgreSQL database: errors, transactions, notifications between processes (LISTEN/NOTIFY)."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -36,6 +32,7 @@ COLLIDED = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 _AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
 _LOST = ("unreachable", _AGAIN)
 _TABLES = ("missing", "Its tables are not there: run `receiver migrate`.")
+_TLS = ("denied", "See sslmode and sslrootcert (a certificate to check the server's with) in RECEIVER_DATABASE.")
 _REMEDIES: Mapping[str, tuple[str, str]] = {
     "08": _LOST,
     "08P01": (
@@ -51,8 +48,7 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "42704": ("denied", "If that is a parameter behind the ? of RECEIVER_DATABASE, remove it there."),
     "42501": ("denied", "Give its user the right to do that: `CREATE SCHEMA receiver AUTHORIZATION <user>` is enough."),
     "42P01": _TABLES,
-    "53100": ("full", f"Free some space on the server's disk; nothing already journalled is lost. {_AGAIN}"),
-    "53200": ("full", f"Give the server more memory. {_AGAIN}"),
+    "53": ("full", f"Give the server more disk or memory; nothing already journalled is lost. {_AGAIN}"),
     "53300": ("crowded", f"Raise max_connections, or run fewer processes or connections. {_AGAIN}"),
     "55P03": ("locked", "Look for what holds it up in pg_locks, and try again."),
     "57": _LOST,
@@ -60,18 +56,17 @@ _REMEDIES: Mapping[str, tuple[str, str]] = {
     "58030": ("io", f"Look at the server's disk and its log. {_AGAIN}"),
 }
 """(fault, remedy) by PostgreSQL's code, or its class (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
-_TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
-"""Beginnings of the driver's sentences about TLS. They hold nothing else of the URL."""
 
 
-def _remedy(state: str) -> tuple[str, str]:
+def _remedy(exc: asyncpg.PostgresError) -> tuple[str, str]:
+    state = exc.sqlstate or ""
     return _REMEDIES.get(state) or _REMEDIES.get(state[:2]) or ("", "")
 
 
 def is_lost(exc: BaseException) -> bool:
     """Return True if an error says that the connection is gone, or that there was none."""
     if isinstance(exc, asyncpg.PostgresError):
-        return _remedy(exc.sqlstate or "")[0] in ("unreachable", "pooler")
+        return _remedy(exc)[0] in ("unreachable", "pooler")
     return isinstance(exc, ERRORS) and not isinstance(exc, asyncpg.DataError)
 
 
@@ -93,49 +88,41 @@ def place(url: str) -> str:
 
 def sentence(exc: BaseException, where: str) -> JournalError:
     """Return the error to raise for one of the driver's. Its words about a URL may hold a password: leave them out."""
-    fault, remedy = _LOST
     if isinstance(exc, asyncpg.PostgresError):
-        fault, remedy = _remedy(exc.sqlstate or "")
+        fault, remedy = _remedy(exc)
         text = str(exc).strip().rstrip(".")
         return JournalError(f"The journal at {where} cannot be used: {text}. {remedy}".strip(), fault=fault)
     if isinstance(exc, asyncpg.DataError):
         return JournalError(f"The journal at {where} cannot keep a value: {exc}.")
+    (fault, remedy), text = _LOST, "the connection is closed"
     if isinstance(exc, ssl.SSLCertVerificationError):
-        text, fault = f"its certificate is not trusted ({exc.verify_message.rstrip('.')})", "denied"
-        remedy = "Name the certificate that signed it in RECEIVER_DATABASE (sslrootcert), or its host as it has it."
+        (fault, remedy), text = _TLS, f"its certificate is not trusted ({exc.verify_message.rstrip('.')})"
+    elif "rejected SSL upgrade" in str(exc):
+        (fault, remedy), text = _TLS, "it does not offer TLS"
     elif isinstance(exc, ValueError | asyncpg.ClientConfigurationError):
-        text, fault = str(exc).partition("\n")[0], ""
-        remedy = "See sslmode and sslrootcert (a certificate to check the server's with) in RECEIVER_DATABASE."
-        if not text.startswith(_TLS):
+        (fault, remedy), text = _TLS, str(exc).partition("\n")[0]
+        if not text.startswith(("root certificate file", "`ssl")):  # other sentences may hold more of the URL
             return JournalError(
                 "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
             )
-    elif isinstance(exc, ConnectionError) and "rejected SSL upgrade" in str(exc):
-        text, fault, remedy = "it does not offer TLS", "denied", "See sslmode in RECEIVER_DATABASE."
     elif isinstance(exc, TimeoutError):
         text = "it does not answer in time"
     elif isinstance(exc, ConnectionRefusedError | FileNotFoundError):  # no port, or no socket
         text = "nothing listens there"
-    else:
-        text = (isinstance(exc, OSError) and (exc.strerror or type(exc).__name__)) or "the connection is closed"
+    elif isinstance(exc, OSError):
+        text = exc.strerror or type(exc).__name__
     return JournalError(f"The journal at {where} cannot be reached: {text}. {remedy}", fault=fault)
 
 
-class translated:  # noqa: N801 - a context manager
-    """Raise the driver's errors as sentences, and a row that cannot be read, too. (A generator would be slower.)"""
-
-    __slots__ = ("_where",)
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        if isinstance(exc, ERRORS):
-            raise sentence(exc, self._where) from exc
-        if isinstance(exc, msgspec.DecodeError):
-            raise JournalError(f"The journal at {self._where} holds what cannot be read: {exc}.") from exc
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise the driver's errors as sentences, and a row that cannot be read, too."""
+    try:
+        yield
+    except ERRORS as exc:
+        raise sentence(exc, where) from exc
+    except msgspec.DecodeError as exc:
+        raise JournalError(f"The journal at {where} holds what cannot be read: {exc}.") from exc
 
 
 # Connections
@@ -149,17 +136,15 @@ CONNECT_SECONDS = 5.0
 COLLISIONS = 5
 """Tries of a transaction that the server undoes to let another one through."""
 OLDEST_SERVER = 14
-LEFT_OUT = (
+LEFT_OUT = frozenset((
     # of libpq
     "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "load_balance_hosts", "sslcompression", "sslsni",
     # of other drivers, ORMs and hosters
-    "binary_parameters", "connection_limit", "default_query_exec_mode", "max_prepared_statements", "pgbouncer",
-    "pool_max_conns", "pool_min_conns", "pool_timeout", "preparethreshold", "schema", "socket_timeout", "ssl",
-    "sslmode", "statement_cache_size", "supa", "uselibpqcompat",
-)  # fmt: skip
-"""Parameters that the driver does not know and the server refuses. Of these, `read_address` reads `ssl` and `sslmode`,
-and `is_pooled` those of poolers. None of the others asks for a check of the server."""
+    "binary_parameters", "connection_limit", "pgbouncer", "pool_timeout", "preparethreshold", "schema",
+    "socket_timeout", "ssl", "statement_cache_size", "supa", "uselibpqcompat",
+))  # fmt: skip
+"""Parameters that the driver does not know and the server refuses. None of them asks for a check of the server."""
 TLS_MODES = {"no-verify": "require", "true": "require", "1": "require", "false": "disable", "0": "disable"}
 """Modes as other drivers write them, and libpq's name for the same."""
 PLANS = dict.fromkeys(
@@ -173,25 +158,21 @@ SETTINGS = {"application_name": "receiver", **LOCAL}
 """Settings of each connection."""
 
 
-def read_address(url: str) -> str:
-    """Return the address for the driver. Raise JournalError if it names a file that does not exist."""
+def read_address(url: str) -> tuple[str, bool]:
+    """Return the address for the driver, and True if it says that a pooler in transaction mode is before the server.
+    Raise JournalError if it names a file that does not exist."""
     base, _, query = url.partition("?")
     scheme, mark, rest = base.partition("://")
     base = f"{scheme.partition('+')[0]}{mark}{rest}"  # SQLAlchemy names a driver there
     given = dict(parse_qsl(query))
-    for name, value in given.items():
-        if name in ("sslrootcert", "sslcert", "sslkey", "sslcrl") and not Path(value).is_file():
-            raise JournalError(f"RECEIVER_DATABASE names a file with {name} that is not there: {value}.")
-    kept = [pair for pair in query.split("&") if pair.partition("=")[0].lower() not in LEFT_OUT]
+    for name in ("sslrootcert", "sslcert", "sslkey", "sslcrl"):
+        if name in given and not Path(given[name]).is_file():
+            raise JournalError(f"RECEIVER_DATABASE names a file with {name} that is not there: {given[name]}.")
+    kept = {name: value for name, value in given.items() if name.lower() not in LEFT_OUT}
     if mode := given.get("sslmode") or given.get("ssl"):
-        kept.append(f"sslmode={TLS_MODES.get(mode.lower(), mode)}")
-    return f"{base}?{'&'.join(kept)}" if any(kept) else base
-
-
-def is_pooled(url: str) -> bool:
-    """Return True if a parameter of the URL says that a pooler in transaction mode is in front of the server."""
-    given = dict(parse_qsl(url.partition("?")[2]))
-    return given.get("pgbouncer", "").lower() in ("true", "1") or "pooler" in given.get("supa", "")
+        kept["sslmode"] = TLS_MODES.get(mode.lower(), mode)
+    pooled = given.get("pgbouncer", "").lower() in ("true", "1") or "pooler" in given.get("supa", "")
+    return f"{base}?{urlencode(kept, quote_via=quote)}" if kept else base, pooled
 
 
 async def _check_server(db: Connection, where: str) -> None:
@@ -230,6 +211,9 @@ class Transaction:
     xid: str | None = None
 
 
+Operation = Callable[[Connection], Awaitable[T]]
+
+
 class _Bare(asyncpg.Connection):  # type: ignore[misc]
     """A connection on which nothing is left behind, so that nothing has to be tidied up after each use."""
 
@@ -249,14 +233,15 @@ class Connections:
     def __init__(self, url: str, *, maximum: int, statements: bool, busy_seconds: float, answer_seconds: float) -> None:
         self.where = place(url)
         self._url, self._maximum = url, maximum
-        self._statements, self._busy_seconds, self._answer_seconds = statements, busy_seconds, answer_seconds
+        self._busy_seconds, self._answer_seconds = busy_seconds, answer_seconds
         self._arguments: dict[str, Any] = {
             "timeout": min(CONNECT_SECONDS, answer_seconds),
             "command_timeout": answer_seconds,
             **({"server_settings": SETTINGS} if statements else {"statement_cache_size": 0}),
         }
         local = "".join(f"; SET LOCAL {name} = '{value}'" for name, value in LOCAL.items())
-        self._begin = "BEGIN" if statements else f"BEGIN{local}"
+        # Behind a pooler, a statement and its plan meet only in a transaction.
+        self._begin, self._begin_read = ("BEGIN", "") if statements else (f"BEGIN{local}", f"BEGIN{local}")
         self._pool: Any = None
         self.closing = False
 
@@ -268,7 +253,6 @@ class Connections:
 
         try:
             with translated(self.where):
-                self._url = read_address(self._url)
                 self._pool = await asyncpg.create_pool(
                     self._url, init=begin, min_size=0, max_size=self._maximum, connection_class=_Bare,
                     max_inactive_connection_lifetime=0, **self._arguments,
@@ -297,7 +281,8 @@ class Connections:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:
-        """Lend a connection. Raise the driver's errors, and JournalError where none comes free."""
+        """Lend a connection, and undo its transaction after an error. Raise the driver's errors, and JournalError where
+        none comes free."""
         try:
             db = await self._pool.acquire(timeout=self._busy_seconds)
         except TimeoutError as exc:
@@ -311,89 +296,71 @@ class Connections:
         try:
             yield db
         except BaseException as exc:
-            if is_lost(exc):
-                with suppress(asyncpg.InterfaceError):  # the pool has noticed by itself
+            with suppress(*ERRORS):  # the pool has noticed by itself
+                if is_lost(exc):
                     db.terminate()
+                elif db.is_in_transaction():
+                    await db.execute("ROLLBACK")
             raise
         finally:
             with suppress(*ERRORS):
                 await self._pool.release(db)
 
-    @asynccontextmanager
-    async def _begun(self) -> AsyncIterator[Connection]:
-        """Lend a connection with a transaction, for the caller to commit. An error undoes it."""
-        async with self.acquire() as db:
-            await db.execute(self._begin)
-            try:
-                yield db
-            except BaseException as exc:
-                if not is_lost(exc):
-                    with suppress(*ERRORS):
-                        await db.execute("ROLLBACK")
-                raise
-
-    async def _repeat(self, run: Callable[[Callable[..., Awaitable[T]]], Awaitable[T]], operation: Any) -> T:
-        """Run an operation again after collisions, and once after a connection that broke."""
-        collisions, broken = 0, False
-        while True:
-            try:
-                return await run(operation)
-            except COLLIDED:
-                if (collisions := collisions + 1) >= COLLISIONS:
-                    raise
-            except Exception as exc:
-                if self.closing or broken or not is_lost(exc):
-                    raise
-                broken = True
-
-    async def read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
+    async def read(self, operation: Operation[T]) -> T:
         """Run an operation that only reads, or may happen twice. A broken connection is replaced once."""
         self.check_open()
         with translated(self.where):
-            return await self._repeat(self._read, operation)
+            return await self._run(lambda transaction: operation(transaction.db), self._begin_read)
 
-    async def _read(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
-        # Behind a pooler, a statement and its plan meet only in a transaction.
-        async with self.acquire() if self._statements else self._begun() as db:
-            result = await operation(db)
-            if not self._statements:
-                await db.execute("COMMIT")
-            return result
-
-    async def write(self, operation: Callable[[Connection], Awaitable[T]]) -> T:
+    async def write(self, operation: Operation[T]) -> T:
         """Run an operation in a transaction of its own, committed when this returns. If it raises, nothing was kept.
         The operation may run again after it was undone."""
         self.check_open()
         with translated(self.where):
             return await self.transact(lambda transaction: operation(transaction.db))
 
-    async def transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        """Do the same, and raise the driver's errors. An operation may note the transaction's id by itself."""
-        return await self._repeat(self._transact, operation)
+    async def transact(self, operation: Callable[[Transaction], Awaitable[T]], *, patient: bool = False) -> T:
+        """Do the same, and raise the driver's errors. An operation may note the transaction's id by itself. `patient`:
+        wait without limit to learn that it was committed."""
+        return await self._run(operation, self._begin, patient=patient)
 
-    async def _transact(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
-        xid, committing = None, False
-        try:
-            async with self._begun() as db:
-                transaction = Transaction(db)
-                result = await operation(transaction)
-                xid = transaction.xid or await db.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
-                committing = True
-                await db.execute("COMMIT")
-        except Exception as exc:
-            if not committing or not is_lost(exc) or (xid is not None and not await self.is_committed(xid)):
-                raise
-        return result
+    async def _run(self, operation: Callable[[Transaction], Awaitable[T]], begin: str, *, patient: bool = False) -> T:
+        """Run an operation again after collisions, and once after a connection that broke. If it broke during COMMIT,
+        another connection asks the server for the status of the transaction."""
+        collisions, broken = 0, False
+        while True:
+            committing = False
+            try:
+                async with self.acquire() as db:
+                    transaction = Transaction(db)
+                    if begin:
+                        await db.execute(begin)
+                    result = await operation(transaction)
+                    if begin:
+                        xid = transaction.xid or await db.fetchval("SELECT pg_current_xact_id_if_assigned()::text")
+                        committing = True
+                        await db.execute("COMMIT")
+                    return result
+            except COLLIDED:
+                if (collisions := collisions + 1) >= COLLISIONS:
+                    raise
+            except Exception as exc:
+                if committing and is_lost(exc) and (xid is None or await self._is_committed(xid, patient=patient)):
+                    return result
+                if self.closing or broken or not is_lost(exc):
+                    raise
+                broken = True
 
-    async def is_committed(self, xid: str) -> bool:
+    async def _is_committed(self, xid: str, *, patient: bool) -> bool:
         """Return True if a transaction was committed. While it runs, wait: the server ends it within 10 s. Raise
         JournalError (fault `uncertain`) if the server cannot be reached."""
         problem: Exception | None = None
+        question = "SELECT pg_xact_status($1::text::xid8)"
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._answer_seconds):
-                while True:
+            async with asyncio.timeout(None if patient else self._answer_seconds):
+                while not (patient and self.closing):
                     try:
-                        status = await self._read(lambda db: db.fetchval("SELECT pg_xact_status($1::text::xid8)", xid))
+                        status = await self._run(lambda asking: asking.db.fetchval(question, xid), self._begin_read)
                         if status != "in progress":
                             return bool(status == "committed")
                     except asyncpg.InvalidParameterValueError:
@@ -418,11 +385,13 @@ class Connections:
                     await db.close(timeout=1)
 
 
+# Notifications
+
 CHANNEL = "receiver"
 MOST = 200  # ids in one notification, which holds 8,000 bytes. Of more it says only that there are many
 PAUSE_SECONDS = 0.025  # between two notifications. Writes in between share the next one
 RETRY_SECONDS = 1.0  # until a listening connection that broke is replaced
-ALIVE_SECONDS = 15.0  # between two checks that a listening connection still works
+ALIVE_SECONDS = 5.0  # between two checks that a listening connection still works
 
 
 class Notifier:
@@ -481,22 +450,18 @@ class Notifier:
         while True:
             try:
                 async with self._connections.separate() as db:
-                    logged, broken = False, asyncio.Event()
-                    db.add_termination_listener(lambda _, broken=broken: broken.set())
                     await db.add_listener(CHANNEL, self._heard)
+                    logged = False
                     self.listening.set()
                     self._call(None)  # notifications before this were missed
-                    while not broken.is_set():
-                        try:
-                            await asyncio.wait_for(broken.wait(), ALIVE_SECONDS)
-                        except TimeoutError:
-                            await db.execute("SELECT 1", timeout=ALIVE_SECONDS)
+                    while True:
+                        await asyncio.sleep(ALIVE_SECONDS)
+                        await db.execute("SELECT 1", timeout=ALIVE_SECONDS)
             except JournalError as exc:
                 if not logged:
                     log.warning("journal.listener_lost", problem=str(exc))
                 logged = True
-            finally:
-                self.listening.clear()
+            self.listening.clear()
             await asyncio.sleep(RETRY_SECONDS)
 
     def _heard(self, db: Connection, pid: int, channel: str, payload: Any) -> None:

@@ -11,7 +11,7 @@ from receiver.journal.document import Document
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
 from receiver.journal.postgres.tables import SQL, fetch
-from receiver.journal.rows import TABLES, migrations, request_row
+from receiver.journal.rows import TABLES, migrations, read_document, request_row
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
 from receiver.journal.transitions import CONTRADICTIONS, contradiction_sentences
@@ -129,7 +129,7 @@ class HeldRows:
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         with translated(self._where):
-            read = tables.read_document if kind == "submissions" else None
+            read = read_document if kind == "submissions" else None
             return await tables.fetch_page(self._db, kind, EVERYTHING, after, limit, read=read)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from receiver.errors import InputError, JournalError
+from receiver.errors import InputError
 from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
@@ -20,7 +20,7 @@ from receiver.journal.postgres.connections import (
     Connections,
     Notifier,
     Transaction,
-    is_pooled,
+    read_address,
     translated,
 )
 from receiver.journal.postgres.tables import DIALECT, fetch, fetch_page
@@ -32,7 +32,6 @@ T = TypeVar("T")
 CONNECTIONS = 5
 """Connections of one process, including the one that listens."""
 _NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
-_Claim = tuple[Transaction, list[Any], list[Document]]  # results, and documents that were written
 
 
 class PostgresStore:
@@ -46,8 +45,7 @@ class PostgresStore:
         self._connections = connections
         self._cache = cache
         self._notifier = Notifier(connections, enabled=listen)
-        self._writer: Writer[Operation] = Writer(self._run_batch, width=3, key=lambda item: item.id)
-        self._uncertain: dict[str, _Claim] = {}
+        self._writer: Writer[Operation] = Writer(self._run_batch)
 
     async def aclose(self) -> None:
         self._connections.closing = True
@@ -96,34 +94,19 @@ class PostgresStore:
     async def claim(
         self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
     ) -> list[T]:
-        made = [self._uncertain[destination]] if destination in self._uncertain else []
-        try:
-            with translated(self.place):
-                if made:  # if it was committed, nothing else would ever run its results
-                    committed = await self._connections.is_committed(made[0][0].xid or "")
-                    del self._uncertain[destination]
-                    if committed:
-                        self._written(made[0][2])
-                        return made[0][1]
-                    made.clear()
-                # A look without a transaction first, because an idle engine asks often.
-                (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
-                if limit <= 0 or not due[0]:
-                    return []
+        async def attempt(transaction: Transaction) -> tuple[list[T], list[Document]]:
+            results, pairs = await self._decide(transaction.db, destination, now_ms, limit, transition, fresh=fresh)
+            return results, await write(transaction, pairs)
 
-                async def attempt(transaction: Transaction) -> None:
-                    results, pairs = await self._decide(
-                        transaction.db, destination, now_ms, limit, transition, fresh=fresh
-                    )
-                    made[:] = [(transaction, results, await write(transaction, pairs))]
-
-                await self._connections.transact(attempt)
-        except JournalError as exc:
-            if exc.fault == "uncertain" and made:
-                self._uncertain[destination] = made[0]
-            raise
-        self._written(made[0][2])
-        return made[0][1]
+        # A look without a transaction first, because an idle engine asks often.
+        (due,) = await self._connections.read(lambda db: fetch(db, "look", destination, now_ms))
+        if limit <= 0 or not due[0]:
+            return []
+        with translated(self.place):
+            # Nothing else would ever run the results of a claim that was committed.
+            results, written = await self._connections.transact(attempt, patient=True)
+        self._written(written)
+        return results
 
     async def _decide(
         self,
@@ -262,14 +245,14 @@ async def open_store(
     """Connect, and bring the tables up to date with `migrate`.
 
     Args:
-        url: `postgresql://user:password@host:port/database`. It may say that a pooler is there (`is_pooled`).
+        url: `postgresql://user:password@host:port/database`. It may say that a pooler is there (`read_address`).
         listen: hear from other processes what was written. False where a transaction pooler is in front of the server.
         statements, busy_seconds, answer_seconds: see `Connections`.
     """
-    pooled = is_pooled(url)
+    address, pooled = read_address(url)
     listen, statements = listen and connections > 1 and not pooled, statements and not pooled
     opened = Connections(
-        url, maximum=max(1, connections - listen), statements=statements, busy_seconds=busy_seconds,
+        address, maximum=max(1, connections - listen), statements=statements, busy_seconds=busy_seconds,
         answer_seconds=answer_seconds,
     )  # fmt: skip
     cache = RowCache()

@@ -1,4 +1,4 @@
-"""The tables: columns of each kind of row, rows to records and back, and the statements made of them."""
+"""The tables: columns of each kind of row, records as rows, and the statements made of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import msgspec
 
 from receiver.deliveries import AttemptRecord, Delivery
-from receiver.events import Callback, Event, Submission
-from receiver.journal.document import Document, LastReceipt, open_deadline, to_json
+from receiver.events import Callback, Event
+from receiver.journal.document import Document, open_deadline, to_json
 from receiver.journal.pages import Dialect, page_query, requests_query
 from receiver.journal.postgres.connections import Connection
-from receiver.journal.rows import queries, read_submission, request_row, stored_rows
+from receiver.journal.rows import queries, request_row, stored_rows, working_set
 from receiver.journal.store import Filter, Key, Record, RowKind, StoredRow
 from receiver.tasks import clean_text
 
@@ -37,12 +37,11 @@ def _clean(value: Any) -> Any:
     return [*map(_clean, value)] if isinstance(value, list | tuple) else value
 
 
-# Records to rows and back
+# Records to rows
 
-WORKING_COLUMNS = ("id", "version", "working")
 SUBMISSION_COLUMNS = (
-    *WORKING_COLUMNS, "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled",
-    "send_due_ms", "poll_due_ms", "media_due_ms", "deadline_due_ms", "body",
+    "id", "version", "task_id", "once", "status", "display", "task_status", "ended", "hooked", "settled",
+    "send_due_ms", "poll_due_ms", "media_due_ms", "deadline_due_ms", "working", "body",
 )  # fmt: skip
 """Columns of a submission that a write may change, and those that tell which one it is."""
 BODY = SUBMISSION_COLUMNS.index("body")
@@ -51,39 +50,14 @@ _delivery = attrgetter(*_DELIVERY)
 attempt_row = attrgetter(*AttemptRecord.__struct_fields__)
 
 
-class Working(msgspec.Struct, frozen=True):
-    known: tuple[str, ...] = ()
-    newest: dict[str, str] = {}
-    receipts: dict[str, LastReceipt] = {}
-
-
-_read_working = msgspec.json.Decoder(Working).decode
-
-
-def read_document(row: Mapping[str, Any]) -> Document:
-    """Return a document without deliveries."""
-    working = _read_working(row["working"])
-    return Document(
-        submission=read_submission(row["body"]), version=row["version"], known=working.known, newest=working.newest,
-        receipts=working.receipts,
-    )  # fmt: skip
-
-
-def working_text(document: Document) -> str:
-    return to_json(Working(document.known, document.newest, document.receipts))
-
-
-def update_row(row: Submission, version: int, working: str | None) -> Row:
-    return (
-        row.id, version, working, row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended,
-        row.hooked, row.settled, row.send_due_ms, row.poll_due_ms, row.media_due_ms, open_deadline(row), to_json(row),
-    )  # fmt: skip
-
-
-def submission_row(document: Document) -> Row:
+def submission_row(document: Document, version: int, *, working: bool = True, body: bool = True) -> Row:
+    """Return the row of a submission. Texts that are not wanted are None, and stay as they are in the database."""
     row = document.submission
-    changing = update_row(row, document.version, working_text(document))
-    return (*changing, row.parent_id)
+    return (
+        row.id, version, row.task_id, row.once, row.status, row.display_status, row.task_status, row.ended, row.hooked,
+        row.settled, row.send_due_ms, row.poll_due_ms, row.media_due_ms, open_deadline(row),
+        to_json(working_set(document)) if working else None, to_json(row) if body else None, row.parent_id,
+    )  # fmt: skip
 
 
 def event_row(event: Event) -> Row:
@@ -106,7 +80,9 @@ class Table(NamedTuple):
 
 
 TABLES: Mapping[str, Table] = {
-    "submissions": Table((*SUBMISSION_COLUMNS, "parent_id"), submission_row),
+    "submissions": Table(
+        (*SUBMISSION_COLUMNS, "parent_id"), lambda document: submission_row(document, document.version)
+    ),
     "requests": Table(("id", "kind", "labels", "prompt"), request_row),
     "callbacks": Table(("submission_id", "received_ms", "cause", "body"), callback_row),
     "events": Table(("id", "submission_id", "type", "created_ms", "body"), event_row),
@@ -141,19 +117,18 @@ def _insert(table: str, end: str = "") -> str:
     return f"INSERT INTO receiver.{table} ({', '.join(TABLES[table].columns)}) SELECT * FROM {{rows}} {end}"  # noqa: S608
 
 
-def _update(columns: Sequence[str]) -> str:
-    """Return the update of documents that still have the version we know. A working set that is NULL stays as it is."""
-    changed = "".join(f", {name} = new.{name}" for name in columns if name not in WORKING_COLUMNS)
-    return (
-        f"UPDATE receiver.submissions SET version = submissions.version + 1, "  # noqa: S608
-        f"working = coalesce(new.working, submissions.working){changed} FROM {{rows}} AS new ({', '.join(columns)}) "
-        "WHERE submissions.id = new.id AND submissions.version = new.version RETURNING 1"
-    )
-
-
+# Only documents that still have the version we know. A text that is NULL stays as it is.
+_CHANGED = ", ".join(
+    f"{name} = coalesce(new.{name}, old.{name})" if name in ("working", "body") else f"{name} = new.{name}"
+    for name in SUBMISSION_COLUMNS[2:]
+)
 PARTS: Mapping[str, str] = {
-    "update_working": _update(WORKING_COLUMNS),
-    "update_submission": _update(SUBMISSION_COLUMNS),
+    "update": (
+        f"UPDATE receiver.submissions AS old SET version = old.version + 1, {_CHANGED} FROM {{rows}} AS new "  # noqa: S608
+        f"({', '.join(TABLES['submissions'].columns)}) WHERE old.id = new.id AND old.version = new.version RETURNING 1"
+    ),
+    "submissions": _insert("submissions"),
+    "requests": _insert("requests"),
     "callbacks": _insert("callbacks"),
     "events": _insert("events"),
     # Only a replay opens a delivery again, and only one of its own submission.
@@ -169,22 +144,13 @@ PARTS: Mapping[str, str] = {
         "outcome = excluded.outcome, detail = excluded.detail, traceback = excluded.traceback",
     ),
     "files": _insert("files", "ON CONFLICT DO NOTHING"),
-    # A name (`once`) that is taken keeps the new submission out.
-    "submissions": _insert("submissions", "ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING RETURNING id"),
-    "requests": _insert("requests", "AS new (id) WHERE id IN (SELECT id FROM submissions_rows)"),
 }
-"""Statements in which `{rows}` are the rows to write."""
-
-
-def _columns(part: str) -> tuple[str, ...]:
-    """Return the columns that a part of the statement writes."""
-    updated = {"update_working": WORKING_COLUMNS, "update_submission": SUBMISSION_COLUMNS}
-    return updated.get(part) or TABLES[part].columns
+"""Statements in which `{rows}` are the rows to write, with the columns of a table."""
 
 
 @cache
 def write_statement(parts: tuple[str, ...]) -> str:
-    """Return one statement that writes these parts. It returns counts of rows, ids of new submissions, and its xid."""
+    """Return one statement that writes these parts. It returns counts of rows, and its transaction's id."""
     numbers, written, results = itertools.count(1), [], ["pg_current_xact_id()::text AS xid"]
     for part in parts:
         given = []
@@ -195,9 +161,12 @@ def write_statement(parts: tuple[str, ...]) -> str:
         rows = f"unnest({', '.join(given)})"
         written.append(f"{part}_rows AS ({PARTS[part].format(rows=rows)})")
         if "RETURNING" in PARTS[part]:
-            result = "array_agg(id)" if part == "submissions" else "count(*)"
-            results.append(f"(SELECT {result} FROM {part}_rows) AS {part}")  # noqa: S608
+            results.append(f"(SELECT count(*) FROM {part}_rows) AS {part}")  # noqa: S608
     return f"WITH {', '.join(written)} SELECT {', '.join(results)}"
+
+
+def _columns(part: str) -> tuple[str, ...]:
+    return TABLES["submissions" if part == "update" else part].columns
 
 
 async def write_rows(db: Connection, rows: Mapping[str, Sequence[Row]]) -> Mapping[str, Any]:
