@@ -118,12 +118,17 @@ def test_an_upscale_is_its_tile_enlarged() -> None:
     assert opened(TILE, enlarged=2).size == (512, 512)
 
 
+def zoomed(picture: works.Picture, factor: float) -> works.Picture:
+    side = (factor - 1) / 2
+    return works.Extended(picture, (side, side, side, side), 1)
+
+
 @pytest.mark.parametrize(
     ("tile", "factor"), [(TILE, 2.0), (WIDE, 1.5), (UPLOAD, 2.0)], ids=["square", "wide", "upload"]
 )
 def test_zoom(tile: works.Picture, factor: float) -> None:
     """The picture stands smaller in the middle, and the scene goes on around it."""
-    inner, outer = opened(tile), opened(works.zoomed(tile, factor, 1))
+    inner, outer = opened(tile), opened(zoomed(tile, factor))
     assert outer.size == inner.size
     width, height = round(outer.width / factor), round(outer.height / factor)
     left, top = (outer.width - width) // 2, (outer.height - height) // 2
@@ -178,7 +183,7 @@ def test_variations() -> None:
 @pytest.mark.parametrize("picture", [works.Repainted(TILE, TILE), works.blended((UPLOAD, TILE), 1)])
 def test_everything_can_be_done_again(picture: works.Picture) -> None:
     """A variation, a zoom and a pan can be made of any picture, over and over."""
-    again = works.Extended(works.zoomed(works.varied(picture, "a cat", 5, 2), 1.5, 2), (0.0, 0.5, 0.0, 0.0), 3)
+    again = works.Extended(zoomed(works.varied(picture, "a cat", 5, 2), 1.5), (0.0, 0.5, 0.0, 0.0), 3)
     assert opened(again).size == picture_size(again.ratio, SIDE)
 
 

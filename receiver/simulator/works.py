@@ -99,12 +99,6 @@ def blended(parts: tuple[Picture, ...], index: int) -> Picture:
     return reduce(lambda whole, part: Repainted(whole, part, share=share), [*parts[lead:], *parts[:lead]])
 
 
-def zoomed(picture: Picture, factor: float, take: int) -> Picture:
-    """Return the picture smaller in the middle of a wider one."""
-    side = (factor - 1) / 2
-    return Extended(picture, (side, side, side, side), take)
-
-
 def squared(picture: Picture, take: int) -> Picture:
     """Return the picture with enough added at two sides to make it a square."""
     side = (max(picture.ratio, 1 / picture.ratio) - 1) / 2
@@ -133,7 +127,7 @@ class Button:
     label: str
     emoji: str
     effect: str  # name of its effect in `Press`
-    place: int = 0  # place in the grid, counted from 1, or a number the effect needs
+    place: int = 0  # place in the grid, counted from 1
     asks: str = NEVER  # when a window opens first, which submit/modal answers
 
     def hash_in(self, custom_id: str) -> str | None:
@@ -173,8 +167,8 @@ ENLARGED_BUTTONS = (
     _solo("low_variation", "Vary (Subtle)", "🪄", "vary_subtle", WITH_REMIX),
     _solo("high_variation", "Vary (Strong)", "🪄", "vary_strong", WITH_REMIX),
     Button("MJ::Inpaint::1::{hash}::SOLO", "Vary (Region)", "🖌️", "repaint", asks=ALWAYS),
-    Button("MJ::Outpaint::50::1::{hash}::SOLO", "Zoom Out 2x", "🔍", "zoom", 200),
-    Button("MJ::Outpaint::75::1::{hash}::SOLO", "Zoom Out 1.5x", "🔍", "zoom", 150),
+    Button("MJ::Outpaint::50::1::{hash}::SOLO", "Zoom Out 2x", "🔍", "zoom_2x"),
+    Button("MJ::Outpaint::75::1::{hash}::SOLO", "Zoom Out 1.5x", "🔍", "zoom_1.5x"),
     Button("MJ::CustomZoom::{hash}", "Custom Zoom", "🔍", "custom_zoom", asks=ALWAYS),
     _solo("pan_left", "", "⬅️", "pan_left", WITH_REMIX),
     _solo("pan_right", "", "➡️", "pan_right", WITH_REMIX),
@@ -291,11 +285,14 @@ def shortened(prompt: str, *, details: bool = False, parent: str | None = None) 
 
 # --- buttons pressed -----------------------------------------------------------------------------------------
 
-_PANS: dict[str, Sides] = {
+_ADDED: dict[str, Sides] = {
     "pan_left": (0.5, 0.0, 0.0, 0.0),
     "pan_up": (0.0, 0.5, 0.0, 0.0),
     "pan_right": (0.0, 0.0, 0.5, 0.0),
     "pan_down": (0.0, 0.0, 0.0, 0.5),
+    "zoom_2x": (0.5, 0.5, 0.5, 0.5),
+    "zoom_1.5x": (0.25, 0.25, 0.25, 0.25),
+    "custom_zoom": (0.5, 0.5, 0.5, 0.5),
 }
 
 
@@ -337,13 +334,10 @@ class Press:
     def _changed(self, index: int) -> Picture:
         """Return one of the four pictures of a variation, zoom, pan or repaint."""
         effect, picture, take = self.button.effect, self._picture, self.seed + index
-        if effect in _PANS:
-            return Extended(picture, _PANS[effect], take)
+        if effect in _ADDED:
+            return Extended(picture, _ADDED[effect], take)
         if effect == "square":
             return squared(picture, take)
-        if effect in {"zoom", "custom_zoom"}:
-            factor = self.button.place / 100 if effect == "zoom" else prompts.zoom(self.prompt)
-            return zoomed(picture, factor, take)
         if effect == "repaint":
             return Repainted(picture, scenes(self.prompt, self.seed, picture.ratio)[index], self.mask)
         return varied(picture, self.prompt, self.seed, index, subtle=effect == "vary_subtle")
@@ -368,11 +362,12 @@ _ACTIONS = {
     "vary": ("VARIATION", None),
     "vary_strong": ("VARIATION", "HIGH_VARIATION"),
     "vary_subtle": ("VARIATION", "LOW_VARIATION"),
-    "zoom": ("ZOOM", None),
+    "zoom_2x": ("ZOOM", None),
+    "zoom_1.5x": ("ZOOM", None),
     "custom_zoom": ("ZOOM", "CUSTOM_ZOOM"),
     "square": ("ZOOM", None),
     "repaint": ("ACTION", "INPAINT"),
-    **dict.fromkeys(_PANS, ("PAN", None)),
+    **dict.fromkeys(("pan_left", "pan_up", "pan_right", "pan_down"), ("PAN", None)),
 }
 """Actions of the proxies and of the relay for the buttons that make four new pictures."""
 
