@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -29,6 +30,7 @@ from engine import (
     wire_task,
 )
 
+from receiver.app.container import Runtime
 from receiver.app.stateless import StatelessReceive
 from receiver.app.stateless_submit import StatelessSubmit
 from receiver.clock import Clock
@@ -103,8 +105,11 @@ async def direct(
             yield Direct(
                 StatelessSubmit(provider=kit.provider, tokens=kit.tokens, clock=kit.clock, public_url=PUBLIC_URL),
                 StatelessReceive(
-                    journal=kit.journal, intake=kit.intake, engine=made, provider=kit.provider, tokens=kit.tokens,
-                    clock=kit.clock, destinations=names, confirm_seconds=policy.confirm_ms / 1000, budget=budget,
+                    cast(Runtime, SimpleNamespace(
+                        journal=kit.journal, intake=kit.intake, engine=made, provider=kit.provider, tokens=kit.tokens,
+                        clock=kit.clock, destinations=names,
+                    )),
+                    confirm_seconds=policy.confirm_ms / 1000, budget=budget,
                 ),
                 kit.relay, kit.origin, kit.tokens, kit.clock,
             )  # fmt: skip

@@ -17,30 +17,26 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
 from starlette.applications import Starlette
 
+from receiver.app.container import Runtime
 from receiver.app.factory import open_runtime
 from receiver.app.stateless_submit import check_keys
 from receiver.backoff import CONFIRM
 from receiver.clock import Clock
-from receiver.engine.engine import Engine
 from receiver.errors import NotDelivered, ProviderError, SettingsError, TokenError
 from receiver.events import Submission, id_ms
-from receiver.intake import Intake
-from receiver.journal import Journal
 from receiver.journal.selection import Order
-from receiver.provider import Provider
 from receiver.settings import Settings
 from receiver.tasks import Task
 from receiver.telemetry import Log
-from receiver.tokens import Tag, Tokens
+from receiver.tokens import Tag
 from receiver.web.admission import Admission
 from receiver.web.app import create_app
 from receiver.web.callbacks import Callbacks
@@ -56,21 +52,23 @@ AT_ONCE = 64
 """Callbacks in one process. Each holds files on disk and an open request until it is delivered."""
 
 
-@dataclass(kw_only=True, eq=False)
 class StatelessReceive:
-    """Takes callbacks in the place of `Intake`. Its parts share a temporary journal."""
+    """Takes callbacks in the place of `Intake`, on a runtime with a temporary journal.
 
-    journal: Journal
-    intake: Intake
-    engine: Engine
-    provider: Provider
-    tokens: Tokens
-    clock: Clock
-    destinations: Collection[str]  # all names
-    confirm_seconds: float  # time for the provider to confirm a result. 0 accepts a doubly signed callback
-    budget: float = BUDGET
-    _seen: OrderedDict[str, None] = field(default_factory=OrderedDict, init=False)
-    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
+    Args:
+        confirm_seconds: time for the provider to confirm a result. 0 accepts a doubly signed callback.
+        budget: seconds for the download and all deliveries of one callback together.
+    """
+
+    def __init__(self, runtime: Runtime, *, confirm_seconds: float, budget: float) -> None:
+        self.tokens = runtime.tokens
+        self._runtime = runtime
+        self._journal = runtime.journal
+        self._engine = runtime.engine
+        self._confirm_seconds = confirm_seconds
+        self._budget = budget
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def received(self, submission_id: str, view: Task, body: bytes, cause: str | None) -> bool:
         """Confirm and deliver a verified callback. Return True if it was delivered, or is no end.
@@ -84,31 +82,31 @@ class StatelessReceive:
             return True
         turn = self._turns.setdefault(submission_id, asyncio.Lock())
         async with turn:
-            row = await self.journal.get(submission_id)
+            row = await self._journal.get(submission_id)
             if row is None:
                 await self._add(submission_id, view, cause)
-                await self.intake.received(submission_id, view, body, None)
+                await self._runtime.intake.received(submission_id, view, body, None)
             else:
                 await self._retry(row)
-            await self.engine.run_until_idle(self.confirm_seconds + self.budget, look=False)
+            await self._engine.run_until_idle(self._confirm_seconds + self._budget, look=False)
             await self._check(submission_id)
         return True
 
     async def _add(self, submission_id: str, view: Task, cause: str | None) -> None:
         """Journal the submission of a callback. Its tokens may leak, so the provider must show the task with our
         `state`."""
-        if cause is None and self.confirm_seconds <= 0:
+        if cause is None and self._confirm_seconds <= 0:
             tag = self.tokens.read_tag(view.state)
         else:
             tag = await self._shown_tag(submission_id, view)
-        unknown = [name for name in tag.destinations or () if name not in self.destinations]
+        unknown = [name for name in tag.destinations or () if name not in self._runtime.destinations]
         if unknown:
             raise NotDelivered(
                 f"Submission {submission_id} names the destination {unknown[0]!r}, which is not here. "
-                f"There are: {', '.join(sorted(self.destinations))}."
+                f"There are: {', '.join(sorted(self._runtime.destinations))}."
             )
-        now_ms = self.clock.now_ms()
-        await self.journal.add(
+        now_ms = self._runtime.clock.now_ms()
+        await self._journal.add(
             Submission(
                 id=submission_id,
                 kind=view.action.lower() or "imagine",
@@ -120,23 +118,23 @@ class StatelessReceive:
                 hooked=True,
                 status="accepted",
                 task_id=view.id,
-                deadline_ms=now_ms + int(self.confirm_seconds * 1000),  # the request cannot wait longer
+                deadline_ms=now_ms + int(self._confirm_seconds * 1000),  # the request cannot wait longer
             )
         )
         self._seen[submission_id] = None
         while len(self._seen) > REMEMBERED:
             oldest, _ = self._seen.popitem(last=False)
-            await self.journal.erase(oldest, force=True)
+            await self._journal.erase(oldest, force=True)
 
     async def _shown_tag(self, submission_id: str, view: Task) -> Tag:
         """Return the tag in the provider's own answer about a task. Asked at 0, 2, 5, 10, 16 and 30 s, because a relay
         shows `state` late (PROTOCOL.md §5). Raise NotDelivered if it shows none in time, or another submission's."""
-        clock, seconds = self.clock, self.confirm_seconds
+        clock, seconds = self._runtime.clock, self._confirm_seconds
         began = clock.monotonic()
         for share in CONFIRM:
             await clock.sleep(began + share * seconds - clock.monotonic())
             try:
-                shown = await self.provider.fetch(view.id)
+                shown = await self._runtime.provider.fetch(view.id)
             except ProviderError as exc:
                 log.info("task.unanswered", task=view.id, problem=str(exc))
                 continue
@@ -150,23 +148,23 @@ class StatelessReceive:
 
     async def _retry(self, row: Submission) -> None:
         """Continue after an earlier callback: poll again, and make failed deliveries due."""
-        self.engine.changed(row)
+        self._engine.changed(row)
         left = [
             Order(event_id=item.event_id, submission_id=row.id, destination=item.destination, delivery_id=item.id)
-            for item in await self.journal.deliveries(limit=1000, submission_id=row.id)
+            for item in await self._journal.deliveries(limit=1000, submission_id=row.id)
             if item.status in ("pending", "dead")
         ]
         if left:
-            await self.journal.replay(left, self.clock.now_ms())
-            self.engine.changed(row)
+            await self._journal.replay(left, self._runtime.clock.now_ms())
+            self._engine.changed(row)
 
     async def _check(self, submission_id: str) -> None:
-        row = await self.journal.get(submission_id)
+        row = await self._journal.get(submission_id)
         if row is None or row.ended is None:
             raise NotDelivered(f"Submission {submission_id} could not be confirmed in time.")
         problems = sorted(
             f"{item.destination}: {item.detail or 'it was not delivered in time'}"
-            for item in await self.journal.deliveries(limit=1000, submission_id=submission_id)
+            for item in await self._journal.deliveries(limit=1000, submission_id=submission_id)
             if item.status not in ("succeeded", "cancelled")
         )
         if problems:
@@ -195,17 +193,7 @@ async def open_stateless_receive(
         temporary = replace(settings, database=f"sqlite:{folder / 'receiver.db'}", data=folder, media=None)
         runtime = await stack.enter_async_context(open_runtime(temporary, clock=clock, function=True, steady=True))
         runtime.engine.progress = False
-        yield StatelessReceive(
-            journal=runtime.journal,
-            intake=runtime.intake,
-            engine=runtime.engine,
-            provider=runtime.provider,
-            tokens=runtime.tokens,
-            clock=runtime.clock,
-            destinations=runtime.destinations.keys(),
-            confirm_seconds=settings.confirm_within,
-            budget=budget,
-        )
+        yield StatelessReceive(runtime, confirm_seconds=settings.confirm_within, budget=budget)
 
 
 def stateless_app(receive: StatelessReceive, *, seconds: float) -> Starlette:

@@ -58,7 +58,7 @@ def relay_task(view: View) -> dict[str, Any]:
         "botType": "",
         "prompt": work.prompt,
         "promptEn": view.prompt_en if polled else "",
-        "description": view.task.description,
+        "description": view.profile.accepted,
         "state": (view.task.state or "") if polled else "",
         "submitTime": view.submit_time,
         "startTime": (view.start_time or 0) if polled else 0,

@@ -177,7 +177,6 @@ class Submit:
                 mode=mode,
                 filter_modes=fields.modes,
                 origin=self.origin,
-                description=profile.accepted,
                 submitted=now,
                 timeline=steps,
                 chance=chance,

@@ -39,7 +39,6 @@ class Task:
     id: str
     work: Work
     origin: str
-    description: str
     submitted: float
     timeline: Timeline
     chance: str

@@ -174,7 +174,6 @@ class World:
                 id=self.new_id(chance, then),
                 work=work,
                 origin=origin,
-                description=self.profile.accepted,
                 submitted=then,
                 timeline=steps,
                 chance=chance,
