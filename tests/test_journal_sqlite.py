@@ -277,9 +277,9 @@ HOT = {
     "update_progress": (SQL["update_progress"], "sqlite_autoindex_submissions_1 (id=?)"),
     "update_working": (SQL["update_working"], "sqlite_autoindex_submissions_1 (id=?)"),
     "load": (SQL["load"], "sqlite_autoindex_submissions_1 (id=?)"),
-    "open_deliveries": (SQL["open_deliveries"], "deliveries_submission (submission_id=?)"),
-    "events": (SQL["events"], "sqlite_autoindex_events_1 (id=?)"),
-    "running_attempts": (SQL["running_attempts"], "PRIMARY KEY (delivery_id=? AND number=?)"),
+    "open deliveries": (SQL["load"], "deliveries_submission (submission_id=?)"),
+    "their events": (SQL["load"], "sqlite_autoindex_events_1 (id=?)"),
+    "their attempts": (SQL["load"], "PRIMARY KEY (delivery_id=? AND number=?)"),
     "claimable": (SQL["claimable"], "deliveries_due (destination=? AND due_ms<?)"),
     "fresh": (SQL["fresh"], "deliveries_due (destination=? AND due_ms<?)"),
     "due_sends": (due_query(DIALECT, "send"), "submissions_send (send_due_ms<?)"),
@@ -343,6 +343,8 @@ HOT = {
     "remove_callbacks": (SQL["remove_callbacks"], "callbacks_submission (submission_id=?)"),
     "remove_requests": (SQL["remove_requests"], "PRIMARY KEY (id=?)"),
     "remove_submissions": (SQL["remove_submissions"], "(id=?)"),
+    "forget_callbacks": (SQL["forget_callbacks"], "INTEGER PRIMARY KEY (rowid=?)"),
+    "forget_leftovers": (SQL["forget_leftovers"], "PRIMARY KEY (digest=?)"),
 }
 """Queries that serve a request or a loop: name → text, and the index it needs."""
 BOUNDED = (

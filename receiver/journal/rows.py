@@ -188,7 +188,10 @@ def label_text(labels: Iterable[tuple[str, str]]) -> str:
 
 # SQL: named queries and numbered migrations
 
+REMOVED = ("attempts", "deliveries", "events", "callbacks", "submissions")
+"""Kinds of rows that a submission has, in the order in which the statements `remove_…` delete them."""
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_ANY = re.compile(r"= ANY \(\$(\d)\)")
 
 
 def queries(dialect: str) -> dict[str, str]:
@@ -196,7 +199,7 @@ def queries(dialect: str) -> dict[str, str]:
     folder = files(__package__).joinpath("sql")
     shared = folder.joinpath("queries.sql").read_text()
     if dialect == "sqlite":
-        shared = shared.replace("receiver.", "")
+        shared = _ANY.sub(r"IN (SELECT value FROM json_each(?\1))", shared.replace("receiver.", ""))
     parts = _NAME.split(folder.joinpath(dialect, "queries.sql").read_text())[1:] + _NAME.split(shared)[1:]
     return {name: body.strip().removesuffix(";") for name, body in zip(parts[::2], parts[1::2], strict=True)}
 

@@ -23,15 +23,14 @@ from receiver.journal.postgres.connections import (
     read_address,
     translated,
 )
-from receiver.journal.postgres.tables import DIALECT, fetch, fetch_page
-from receiver.journal.rows import counts_of, from_row, read_submission
+from receiver.journal.postgres.tables import DIALECT, execute, fetch, fetch_page
+from receiver.journal.rows import REMOVED, counts_of, from_row, read_submission
 from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 
 T = TypeVar("T")
 
 CONNECTIONS = 5
 """Connections of one process, including the one that listens."""
-_NOTHING = dict.fromkeys(("submissions", "callbacks", "events", "deliveries", "attempts", "files"), 0)
 
 
 class PostgresStore:
@@ -148,11 +147,14 @@ class PostgresStore:
             pairs = [(found, transition(found)) for found in (await load(db, ids)).values()]
             decided = [(before, after) for before, after in pairs if after is not None]
             gone = [before.id for before, _ in decided]
-            removed = {} if files_only else dict((await fetch(db, "remove", gone))[0])
+            removed = dict.fromkeys(REMOVED, 0)
+            removed |= {"kept": len(pairs) - len(decided), "files": await execute(db, "leave_files", gone)}
+            await execute(db, "remove_files", gone)
             if files_only:
                 await write(Transaction(db), [pair for pair in decided if pair[0] is not pair[1]])
-            left = dict((await fetch(db, "leave_files", gone))[0])
-            return {**_NOTHING, **removed, **left, "kept": len(pairs) - len(decided)}
+                return removed
+            await execute(db, "remove_requests", gone)
+            return removed | {kind: await execute(db, f"remove_{kind}", gone) for kind in REMOVED}
 
         removed = await self._connections.write(operation)
         self._cache.forget(ids)
@@ -161,7 +163,7 @@ class PostgresStore:
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
         found = [key[0] for key in keys]
-        return len(await self._connections.write(lambda db: fetch(db, f"forget_{kind}", found)))
+        return await self._connections.write(lambda db: execute(db, f"forget_{kind}", found))
 
     # Reading
 

@@ -31,6 +31,12 @@ async def fetch(db: Connection, statement: str, *values: Any) -> list[Any]:
     return await db.fetch(SQL.get(statement, statement), *map(_clean, values))  # type: ignore[no-any-return]
 
 
+async def execute(db: Connection, statement: str, *values: Any) -> int:
+    """Return the number of rows that a named statement has changed."""
+    status: str = await db.execute(SQL[statement], *map(_clean, values))
+    return int(status.rpartition(" ")[2])
+
+
 def _clean(value: Any) -> Any:
     if isinstance(value, str):
         return clean_text(value)

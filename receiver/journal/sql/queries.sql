@@ -1,4 +1,51 @@
--- Statements of both databases. Without `receiver.` they are SQL for SQLite, too.
+-- Statements of both databases. `rows.queries` makes SQL for SQLite of them.
+
+-- name: load
+-- Documents ($1) with their open deliveries ($2: statuses), one row for each delivery. All is of one moment.
+SELECT submissions.id AS document_id, version, submissions.body AS body, working, events.body AS event,
+    attempts.number, started_ms, attempts.manual AS attempt_manual,
+    deliveries.id, event_id, deliveries.submission_id, destination, deliveries.created_ms, due_ms, deliveries.status,
+    attempt, failures, owner, deliveries.detail, receipt, deliveries.finished_ms, deliveries.manual
+FROM receiver.submissions
+LEFT JOIN receiver.deliveries ON deliveries.submission_id = submissions.id AND deliveries.status = ANY ($2)
+LEFT JOIN receiver.events ON events.id = deliveries.event_id
+LEFT JOIN receiver.attempts
+    ON attempts.delivery_id = deliveries.id AND attempts.number = deliveries.attempt AND deliveries.status = 'running'
+WHERE submissions.id = ANY ($1);
+
+-- name: leave_files
+-- Files that no other submission needs are removed from the media store afterwards.
+INSERT INTO receiver.leftovers
+SELECT DISTINCT digest FROM receiver.files AS mine
+WHERE submission_id = ANY ($1) AND (
+    SELECT 1 FROM receiver.files AS other
+    WHERE other.digest = mine.digest AND NOT other.submission_id = ANY ($1) LIMIT 1) IS NULL
+ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest;
+
+-- name: remove_files
+DELETE FROM receiver.files WHERE submission_id = ANY ($1);
+
+-- name: remove_attempts
+DELETE FROM receiver.attempts WHERE delivery_id IN (
+    SELECT id FROM receiver.deliveries WHERE submission_id = ANY ($1));
+
+-- name: remove_deliveries
+DELETE FROM receiver.deliveries WHERE submission_id = ANY ($1);
+
+-- name: remove_callbacks
+DELETE FROM receiver.callbacks WHERE submission_id = ANY ($1);
+
+-- name: remove_requests
+DELETE FROM receiver.requests WHERE id = ANY ($1);
+
+-- name: remove_submissions
+DELETE FROM receiver.submissions WHERE id = ANY ($1);
+
+-- name: forget_callbacks
+DELETE FROM receiver.callbacks WHERE number = ANY ($1);
+
+-- name: forget_leftovers
+DELETE FROM receiver.leftovers WHERE digest = ANY ($1);
 
 -- name: count_submissions
 SELECT display, count(*) FROM receiver.submissions WHERE display <> 'alert' GROUP BY display;

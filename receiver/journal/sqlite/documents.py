@@ -11,26 +11,22 @@ from typing import Any, cast
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Delivery
+from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.document import (
     Document,
-    LastReceipt,
     file_digests,
     open_deadline,
-    replace,
     to_json,
     to_json_bytes,
 )
 from receiver.journal.pages import Dialect, page_query, requests_query
 from receiver.journal.rows import (
-    delivery_from_row,
-    from_row,
+    documents_of,
     queries,
-    read_event,
-    read_submission,
     request_row,
     stored_rows,
+    working_set,
 )
 from receiver.journal.store import Filter, Key, Record, RowKind, StoredRow
 
@@ -42,43 +38,14 @@ CACHED = 4096
 
 encode = msgspec.json.encode
 attempt_row = msgspec.structs.astuple
-_working = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str], dict[str, LastReceipt]]).decode
 
 
 # Reading
 
 
-def document_of(row: sqlite3.Row) -> Document:
-    """Return the document in a row of `load`, without deliveries, events and attempts."""
-    known, newest, receipts = _working(row["working"])
-    return Document(
-        submission=read_submission(row["body"]), version=row["version"], known=known, newest=newest, receipts=receipts
-    )
-
-
 def load(db: Connection, ids: Sequence[str]) -> dict[str, Document]:
-    """Read the documents that exist, by id. An event that cannot be read counts as lost."""
-    wanted = (encode(ids),)
-    found = {row["id"]: document_of(row) for row in db.execute(SQL["load"], wanted)}
-    open_: dict[str, list[Delivery]] = {}
-    for row in db.execute(SQL["open_deliveries"], wanted):
-        open_.setdefault(row["submission_id"], []).append(delivery_from_row(row))
-    if open_:
-        running = [from_row(AttemptRecord, row) for row in db.execute(SQL["running_attempts"], wanted)]
-        needed = {item.event_id for deliveries in open_.values() for item in deliveries}
-        events: list[Event] = []
-        for (body,) in db.execute(SQL["events"], (encode(sorted(needed)),)):
-            with suppress(msgspec.DecodeError):
-                events.append(read_event(body))
-        for id in open_.keys() & found.keys():
-            mine = {item.id for item in open_[id]}
-            found[id] = replace(
-                found[id],
-                deliveries=tuple(open_[id]),
-                events=tuple(item for item in events if item.submission_id == id),
-                attempts=tuple(item for item in running if item.delivery_id in mine),
-            )
-    return found
+    """Read the documents that exist, by id."""
+    return documents_of(db.execute(SQL["load"], (encode(ids), '["pending","running"]')))
 
 
 # Writing
@@ -104,7 +71,7 @@ def _clean(document: Document) -> Document:
 
 
 def encode_working(document: Document) -> bytes:
-    return encode((document.known, document.newest, document.receipts))
+    return encode(working_set(document))
 
 
 def _searched(row: Submission) -> Row:

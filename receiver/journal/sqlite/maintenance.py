@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from receiver.disk import in_thread, sync_folder
 from receiver.errors import InputError, JournalError
 from receiver.journal.document import Document
-from receiver.journal.rows import TABLES
+from receiver.journal.rows import TABLES, read_document
 from receiver.journal.sqlite import documents
 from receiver.journal.sqlite.documents import SQL, read_page
 from receiver.journal.sqlite.files import opened, translated
@@ -121,7 +121,7 @@ class Transfer:
         self._path = path
 
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
-        read = documents.document_of if kind == "submissions" else None
+        read = read_document if kind == "submissions" else None
         return await self.run(lambda db: read_page(db, kind, EVERYTHING, after, limit, read=read))
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:

@@ -24,7 +24,7 @@ from receiver.events import Submission
 from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SingleMembership
 from receiver.journal.pages import due_query, select
-from receiver.journal.rows import TABLES, counts_of, read_submission
+from receiver.journal.rows import REMOVED, counts_of, read_submission
 from receiver.journal.sqlite import files, maintenance
 from receiver.journal.sqlite.documents import DIALECT, SQL, RowCache, encode, load, read_page
 from receiver.journal.sqlite.files import BUSY_SECONDS, connect, translated
@@ -33,9 +33,6 @@ from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, 
 T = TypeVar("T")
 Connection = sqlite3.Connection
 Changed = Callable[[frozenset[str] | None], None]
-
-REMOVED: tuple[RowKind, ...] = ("attempts", "deliveries", "events", "callbacks", "submissions")
-"""Kinds of rows that a submission has, in the order in which they are deleted."""
 
 
 class SQLiteStore:
@@ -170,7 +167,7 @@ class SQLiteStore:
                 decided.append(id)
                 if files_only and after is not document:
                     self._cache.put(document, after)
-            values = {"ids": encode(decided)}
+            values = (encode(decided),)
             removed["files"] = db.execute(SQL["leave_files"], values).rowcount
             db.execute(SQL["remove_files"], values)
             if not files_only:
@@ -185,8 +182,8 @@ class SQLiteStore:
         return await self._write(write)
 
     async def forget(self, kind: Literal["callbacks", "leftovers"], keys: Sequence[Key]) -> int:
-        statement = f"DELETE FROM {kind} WHERE {TABLES[kind].key[0]} = ?"  # noqa: S608 - a table of ours
-        return await self._write(lambda db: db.executemany(statement, keys).rowcount) if keys else 0
+        found = encode([key[0] for key in keys])
+        return await self._write(lambda db: db.execute(SQL[f"forget_{kind}"], (found,)).rowcount)
 
     # Reading
 

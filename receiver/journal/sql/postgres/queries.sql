@@ -3,19 +3,6 @@
 -- order of its key. Where few rows are found by another key, `|| ''` keeps it from that. Statuses that are parameters
 -- keep it from partial indexes.
 
--- name: load
--- Documents ($1) with their open deliveries ($2: statuses), one row for each delivery. All is of one moment.
-SELECT submissions.id AS document_id, version, submissions.body AS body, working, events.body AS event,
-    attempts.number, started_ms, attempts.manual AS attempt_manual,
-    deliveries.id, event_id, deliveries.submission_id, destination, deliveries.created_ms, due_ms, deliveries.status,
-    attempt, failures, owner, deliveries.detail, receipt, deliveries.finished_ms, deliveries.manual
-FROM receiver.submissions
-LEFT JOIN receiver.deliveries ON deliveries.submission_id = submissions.id AND deliveries.status = ANY ($2)
-LEFT JOIN receiver.events ON events.id = deliveries.event_id
-LEFT JOIN receiver.attempts
-    ON attempts.delivery_id = deliveries.id AND attempts.number = deliveries.attempt AND deliveries.status = 'running'
-WHERE submissions.id = ANY ($1);
-
 -- name: lock
 -- One order for all, so that no two transactions wait for each other.
 SELECT id FROM receiver.submissions WHERE id = ANY ($1) ORDER BY id FOR UPDATE;
@@ -54,38 +41,11 @@ FOR UPDATE OF submissions SKIP LOCKED;
 -- Two that delete at once would each leave a shared file to the other.
 SELECT pg_advisory_xact_lock(7283910554230117);
 
--- name: remove
+-- name: remove_events
 -- Event ids start with their submission's. An array for each keeps the planner from beginning with all events.
-WITH callbacks AS (DELETE FROM receiver.callbacks WHERE submission_id = ANY ($1) RETURNING 1),
-events AS (
-    DELETE FROM receiver.events WHERE number = ANY (ARRAY(
-        SELECT unnest(ARRAY(
-            SELECT number FROM receiver.events WHERE events.id > gone || '.' AND events.id < gone || '/'))
-        FROM unnest($1::text[]) AS gone)) RETURNING 1),
-deliveries AS (DELETE FROM receiver.deliveries WHERE submission_id = ANY ($1) RETURNING id),
-attempts AS (DELETE FROM receiver.attempts WHERE delivery_id = ANY (ARRAY(SELECT id FROM deliveries)) RETURNING 1),
-requests AS (DELETE FROM receiver.requests WHERE id = ANY ($1)),
-submissions AS (DELETE FROM receiver.submissions WHERE id = ANY ($1) RETURNING 1)
-SELECT (SELECT count(*) FROM submissions) AS submissions, (SELECT count(*) FROM callbacks) AS callbacks,
-    (SELECT count(*) FROM events) AS events, (SELECT count(*) FROM deliveries) AS deliveries,
-    (SELECT count(*) FROM attempts) AS attempts;
-
--- name: leave_files
--- Files that no other submission needs are removed from the media store afterwards.
-WITH mine AS (DELETE FROM receiver.files WHERE submission_id = ANY ($1) RETURNING digest), left_over AS (
-    INSERT INTO receiver.leftovers (digest)
-    SELECT DISTINCT digest FROM mine
-    WHERE (SELECT 1 FROM receiver.files AS other
-           WHERE other.digest = mine.digest AND other.submission_id <> ALL ($1) LIMIT 1) IS NULL
-    ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING 1
-)
-SELECT count(*) AS files FROM left_over;
-
--- name: forget_callbacks
-DELETE FROM receiver.callbacks WHERE number = ANY ($1) RETURNING 1;
-
--- name: forget_leftovers
-DELETE FROM receiver.leftovers WHERE digest = ANY ($1) RETURNING 1;
+DELETE FROM receiver.events WHERE number = ANY (ARRAY(
+    SELECT unnest(ARRAY(SELECT number FROM receiver.events WHERE events.id > gone || '.' AND events.id < gone || '/'))
+    FROM unnest($1::text[]) AS gone));
 
 -- name: values
 SELECT key, convert_to(data, 'UTF8') AS data, version FROM receiver.shared_values WHERE starts_with(key, $1);

@@ -56,20 +56,6 @@ INSERT INTO shared_values (key, data) VALUES (?, ?) ON CONFLICT DO NOTHING;
 -- name: get_once
 SELECT id FROM submissions WHERE once = ?;
 
--- name: load
-SELECT id, version, working, body FROM submissions WHERE id IN (SELECT value FROM json_each(?));
-
--- name: open_deliveries
-SELECT * FROM deliveries
-WHERE submission_id IN (SELECT value FROM json_each(?)) AND status IN ('pending', 'running') ORDER BY id;
-
--- name: running_attempts
-SELECT attempts.* FROM deliveries JOIN attempts ON attempts.delivery_id = deliveries.id AND number = attempt
-WHERE deliveries.submission_id IN (SELECT value FROM json_each(?)) AND status = 'running';
-
--- name: events
-SELECT body FROM events WHERE id IN (SELECT value FROM json_each(?));
-
 -- name: claimable
 -- One that waits for another of its submission is left out early, so that it costs no document.
 SELECT submission_id FROM deliveries AS due
@@ -88,34 +74,6 @@ SELECT submission_id FROM (
     ORDER BY due_ms LIMIT 1000)
 ORDER BY abs(row_number() OVER () - :fresh * count(*) OVER ());
 
--- name: leave_files
--- Files that no other submission needs are removed from the disk afterwards.
-INSERT INTO leftovers
-SELECT DISTINCT digest FROM files AS mine
-WHERE submission_id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (
-    SELECT 1 FROM files AS other
-    WHERE other.digest = mine.digest AND other.submission_id NOT IN (SELECT value FROM json_each(:ids)))
-ON CONFLICT DO UPDATE SET digest = excluded.digest;
-
--- name: remove_files
-DELETE FROM files WHERE submission_id IN (SELECT value FROM json_each(:ids));
-
--- name: remove_attempts
-DELETE FROM attempts WHERE delivery_id IN (
-    SELECT id FROM deliveries WHERE submission_id IN (SELECT value FROM json_each(:ids)));
-
--- name: remove_deliveries
-DELETE FROM deliveries WHERE submission_id IN (SELECT value FROM json_each(:ids));
-
 -- name: remove_events
 DELETE FROM events WHERE number IN (
-    SELECT number FROM json_each(:ids) CROSS JOIN events ON events.id > value || '.' AND events.id < value || '/');
-
--- name: remove_callbacks
-DELETE FROM callbacks WHERE submission_id IN (SELECT value FROM json_each(:ids));
-
--- name: remove_requests
-DELETE FROM requests WHERE id IN (SELECT value FROM json_each(:ids));
-
--- name: remove_submissions
-DELETE FROM submissions WHERE id IN (SELECT value FROM json_each(:ids));
+    SELECT number FROM json_each(?1) CROSS JOIN events ON events.id > value || '.' AND events.id < value || '/');
