@@ -14,7 +14,17 @@ from receiver.deliveries import AttemptRecord, Completion, Delivery, DeliverySta
 from receiver.errors import JournalError
 from receiver.events import Callback, Event, EventType, Submission
 from receiver.journal import transitions
-from receiver.journal.document import Action, Changed, Decide, Document, Trouble, Work, is_settled, replace
+from receiver.journal.document import (
+    Action,
+    Changed,
+    Decide,
+    Document,
+    Transition,
+    Trouble,
+    Work,
+    is_settled,
+    replace,
+)
 from receiver.journal.membership import EngineRecord, membership_of
 from receiver.journal.selection import Kind, Listed, Order, Replayed, row_of
 from receiver.journal.shared import Shared
@@ -150,7 +160,7 @@ class Journal:
             top = above
         found, waiting = {top.id: top}, [top.id]
         while waiting:
-            below = await self._submissions(Filter(parent_id=waiting.pop()), limit=1000)
+            below = await self._newest("submissions", Filter(parent_id=waiting.pop()), Submission, 1000)
             waiting += [row.id for row in below if row.id not in found]
             found |= {row.id: row for row in below}
         return sorted(found.values(), key=lambda row: row.id)
@@ -174,7 +184,8 @@ class Journal:
 
     async def called_back(self, *, limit: int, created_before_ms: int) -> list[Submission]:
         """Return the newest submissions that took a callback URL along and that the provider has ended."""
-        return await self._submissions(Filter(called_back=True, until_ms=created_before_ms), limit=limit)
+        wanted = Filter(called_back=True, until_ms=created_before_ms)
+        return await self._newest("submissions", wanted, Submission, limit)
 
     async def due(self, kind: DueKind, now_ms: int, limit: int) -> list[Submission]:
         """Return submissions to be sent, polled, downloaded or past their deadline: see `Store.due`."""
@@ -184,9 +195,6 @@ class Journal:
         key = (await row_of(self.store, kind, after)).key if after is not None else None
         page = await self.page(kind, wanted, after=key, limit=limit)
         return [row.record for row in page if isinstance(row.record, type)]
-
-    async def _submissions(self, wanted: Filter, *, limit: int) -> list[Submission]:
-        return await self._newest("submissions", wanted, Submission, limit)
 
     async def _newest(self, kind: RowKind, wanted: Filter, type: type[T], limit: int) -> list[T]:
         page = await self.store.page(kind, wanted, limit=limit, newest_first=True)
@@ -395,12 +403,7 @@ class Journal:
         owed = Filter(status="pending", due_after_ms=now_ms + reach["delivery"])
         ids = {item.id async for item in self._each("submissions", rows, Submission)}
         ids |= {item.submission_id async for item in self._each("deliveries", owed, Delivery)}
-        moved = await asyncio.gather(
-            *(
-                self.store.update(id, lambda document: transitions.clamp(document, now_ms, poll_ms))
-                for id in sorted(ids)
-            )
-        )
+        moved = await self._update(ids, lambda document: transitions.clamp(document, now_ms, poll_ms))
 
         def clamped(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
             moved = {}
@@ -414,19 +417,17 @@ class Journal:
         await self._destinations.update(clamped)
         return sum(bool(item) for item in moved)
 
+    async def _update(self, ids: Collection[str], transition: Transition[T]) -> list[T | None]:
+        return await asyncio.gather(*(self.store.update(id, transition) for id in sorted(ids)))
+
     # Destinations
 
     async def register(self, destinations: Mapping[str, str]) -> None:
         """Make a record of each configured destination (name → handler name)."""
 
         def registered(known: dict[str, DestinationRecord]) -> dict[str, DestinationRecord]:
-            made = {
-                name: replace(known[name], handler=handler)
-                if name in known
-                else DestinationRecord(name=name, handler=handler)
-                for name, handler in destinations.items()
-            }
-            return known | made
+            fresh = {name: DestinationRecord(name=name, handler="") for name in destinations} | known
+            return fresh | {name: replace(fresh[name], handler=handler) for name, handler in destinations.items()}
 
         await self._destinations.update(registered)
 
@@ -464,19 +465,8 @@ class Journal:
         until_ms = record.paused_until_ms
         if until_ms is not None:
             wanted = Filter(destination=destination, status="pending", due_after_ms=0)
-            waiting = {
-                item.submission_id
-                async for item in self._each("deliveries", wanted, Delivery)
-                if item.created_ms < item.due_ms <= until_ms
-            }
-            await asyncio.gather(
-                *(
-                    self.store.update(
-                        id, lambda document: (transitions.end_wait(document, destination, until_ms), None)
-                    )
-                    for id in sorted(waiting)
-                )
-            )
+            waiting = {item.submission_id async for item in self._each("deliveries", wanted, Delivery)}
+            await self._update(waiting, lambda document: (transitions.end_wait(document, destination, until_ms), None))
         await self._change_destination(destination, transitions.resumed)
         return True
 
@@ -601,7 +591,8 @@ class Journal:
 
     async def children(self, submission_id: str) -> list[str]:
         """Return the ids of its follow-ups."""
-        return sorted(row.id for row in await self._submissions(Filter(parent_id=submission_id), limit=1000))
+        found = await self._newest("submissions", Filter(parent_id=submission_id), Submission, 1000)
+        return sorted(row.id for row in found)
 
     async def erase(self, submission_id: str, *, force: bool) -> Mapping[str, int] | None:
         """Delete a submission with all its rows and return how many of each kind. None: something is outstanding or
