@@ -312,3 +312,25 @@ def test_init_writes_what_it_has_tested(tmp_path: Path) -> None:
         again = receiver("init", folder=tmp_path, env=env, stdin=b"x\n\n\n")
     assert again.code == 1
     assert "is there already" in again.err
+
+
+@pytest.mark.parametrize("prompt", ["-boat", "--v 6 boat", "--wiat", "-5 boats"])
+@pytest.mark.parametrize("command", ["submit", "shorten", "edits"])
+def test_a_prompt_that_begins_with_a_dash_is_told_how_to_write_it(command: str, prompt: str) -> None:
+    """It could be a misspelt option, so it is never taken for a prompt, which costs money."""
+    status, text = invoke(command, prompt)
+    assert status == 2
+    assert f'A prompt that begins with a dash comes last: receiver {command} -- "-a boat"' in " ".join(text.split())
+
+
+def test_an_unknown_option_of_other_commands_is_no_prompt() -> None:
+    """Nor is one of a command whose prompt is an option."""
+    for arguments in (("tasks", "list", "--prompt"), ("action", "last", "U1", "--promt"), ("--foo",)):
+        status, text = invoke(*arguments)
+        assert (status, "dash" in text) == (2, False)
+
+
+def test_options_behind_the_dashes_are_no_prompt() -> None:
+    """They would be read as words of the prompt."""
+    status, text = invoke("submit", "--", "--v 6 boat", "--wait")
+    assert (status, "Write options before --" in text) == (2, True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 from typer.main import get_command, get_group
 
 from receiver.errors import ReceiverError
@@ -123,6 +124,18 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes | {"commands": Commands()})
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. An unknown option may be a prompt that begins with a dash, so the error says how to write
+        one."""
+        try:
+            return super().invoke(ctx)
+        except TyperException as exc:
+            command: Any = getattr(getattr(exc, "ctx", None), "command", None)
+            takes = [item.name for item in getattr(command, "params", ()) if item.param_type_name == "argument"]
+            if hasattr(exc, "option_name") and "prompt" in takes:
+                exc.message += f'. A prompt that begins with a dash comes last: receiver {command.name} -- "-a boat"'
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands by section."""

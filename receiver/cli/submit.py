@@ -62,6 +62,8 @@ def submit(
 
     Exit status: 0 succeeded, 1 error, 3 failed, 4 input required, 5 lost, 130 interrupted.
     """
+    if prompt and any(word.startswith("-") for word in prompt[1:]):
+        raise typer.BadParameter("Write options before --, and behind it the prompt alone, in quotes.")
     if prompt and len(prompt) > 1:
         raise typer.BadParameter(f'Put the prompt in quotes: receiver submit "{" ".join(prompt)[:200]}"')
     if prompt and file is not None:
