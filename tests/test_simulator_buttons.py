@@ -180,6 +180,26 @@ async def test_outdated_custom_ids(profile: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("custom_id", "action", "code"),
+    [
+        ("MJ::JOB::upsample_v6_2x_subtle::2::made-up", "UPSCALE_HD", 1),
+        ("MJ::JOB::pan_left::2::made-up::SOLO", "PAN", 1),
+        ("MJ::Outpaint::75::3::made-up", "ZOOM", 1),
+        ("MJ::CustomZoom::made-up::2", "", 21),
+        ("MJ::JOB::delete::1::made-up", "", 4),
+    ],
+)
+async def test_csharp_judges_a_custom_id_by_its_beginning(custom_id: str, action: str, code: int) -> None:
+    """Clients make customIds for pictures of a grid, which show no such button (PROTOCOL.md §13.9)."""
+    async with running(profile="csharp") as run:
+        body = {"taskId": (await grid(run))["id"], "customId": custom_id}
+        answer = (await run.client.post("/mj/submit/action", json=body)).json()
+        assert answer["code"] == code
+        if code == 1:
+            assert (await done(run, answer["result"]))["action"] == action
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         None,

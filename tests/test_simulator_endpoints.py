@@ -76,6 +76,8 @@ async def test_unreadable_bodies(name: str, profile: str) -> None:
         ("change", {"taskId": "1", "action": "DANCE", "index": 1}),
         ("change", {"taskId": "1", "action": "UPSCALE"}),
         ("change", {"action": "UPSCALE", "index": 1}),
+        ("simple-change", {"content": "U2"}),
+        ("simple-change", {"content": "1 U5"}),
         ("video", {"image": RED}),
         ("video", {"motion": "wild", "image": RED}),
         ("video", {"motion": "low"}),
@@ -254,6 +256,23 @@ async def test_links_among_pictures(profile: str, code: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("profile", "lists"),
+    [("default", {"list", "queue"}), ("relay", set()), ("java", {"list", "queue"}), ("csharp", {"list"})],
+)
+async def test_lists_of_all_tasks(profile: str, lists: set[str]) -> None:
+    """The newest first, where the server has such a list (PROTOCOL.md §13.8). The queue holds what has not started."""
+    async with running(profile=profile) as run:
+        done = await finished(run, "imagine", prompt=PROMPT)
+        waiting = (await post(run, "imagine", prompt=PROMPT))["result"]
+        for name in ("list", "queue"):
+            answer = await run.client.get(f"/mj/task/{name}")
+            assert answer.status_code == (200 if name in lists else 404)
+            if name in lists:
+                found = [task["id"] for task in answer.json()]
+                assert found == [waiting, done["id"]] if name == "list" else set(found) <= {waiting}
+
+
+@pytest.mark.parametrize(
     ("body", "count"),
     [
         ({"image": RED, "prompt": "it sails"}, 4),
@@ -319,7 +338,8 @@ async def test_video_from_a_task(extended: str) -> None:
         assert answer["code"] == 4
 
 
-async def test_edits() -> None:
+@pytest.mark.parametrize(("name", "action"), [("edits", "EDIT"), ("edit", "EDIT"), ("retexture", "RETEXTURE")])
+async def test_edits(name: str, action: str) -> None:
     """Four new pictures; with a mask new only where it is white."""
     async with running(side=1024) as run:
         mask = Image.new("L", (60, 40))
@@ -327,12 +347,12 @@ async def test_edits() -> None:
         target = io.BytesIO()
         mask.save(target, "PNG")
         sent = base64.b64encode(target.getvalue()).decode()
-        task = await finished(run, "edits", prompt="a forest at noon", image=RED, maskBase64=sent)
-        assert (task["action"], len(task["buttons"])) == ("EDIT", 9)
+        task = await finished(run, name, prompt="a forest at noon", image=RED, maskBase64=sent)
+        assert (task["action"], len(task["buttons"])) == (action, 9)
         grid = (await picture(run, task["imageUrl"])).convert("RGB")
         kept, new = grid.getpixel((100, 250)), grid.getpixel((400, 250))
         assert min(kept[0] - kept[1], new[1]) > 60
-        assert (await finished(run, "edits", prompt="a forest", image=RED))["status"] == "SUCCESS"
+        assert (await finished(run, name, prompt="a forest", image=RED))["status"] == "SUCCESS"
 
 
 async def test_swap() -> None:
@@ -409,18 +429,22 @@ async def test_keys_are_asked_for_everywhere() -> None:
 
 @pytest.mark.parametrize("profile", ["default", "java"])
 @pytest.mark.parametrize(
-    ("body", "action"),
+    ("name", "body", "action"),
     [
-        ({"action": "UPSCALE", "index": 2}, "UPSCALE"),
-        ({"action": "VARIATION", "index": 1}, "VARIATION"),
-        ({"action": "REROLL"}, "REROLL"),
+        ("change", {"action": "UPSCALE", "index": 2}, "UPSCALE"),
+        ("change", {"action": "VARIATION", "index": 1}, "VARIATION"),
+        ("change", {"action": "REROLL"}, "REROLL"),
+        ("simple-change", "U2", "UPSCALE"),
+        ("simple-change", "v4", "VARIATION"),
+        ("simple-change", "R", "REROLL"),
     ],
 )
-async def test_change(profile: str, body: dict[str, Any], action: str) -> None:
+async def test_change(profile: str, name: str, body: Any, action: str) -> None:
     """The old way to press a button, in words."""
     async with running(profile=profile) as run:
         parent = await finished(run, "imagine", prompt=PROMPT)
-        task = await finished(run, "change", taskId=parent["id"], **body)
+        sent = {"content": f"{parent['id']} {body}"} if isinstance(body, str) else {"taskId": parent["id"], **body}
+        task = await finished(run, name, **sent)
         assert (task["action"], task["prompt"]) == (action, PROMPT)
 
 
@@ -428,14 +452,16 @@ async def test_csharp_has_no_change() -> None:
     """It was taken out of the C# proxy (PROTOCOL.md §13.8)."""
     async with running(profile="csharp") as run:
         parent = await finished(run, "imagine", prompt=PROMPT)
-        sent = {"taskId": parent["id"], "action": "UPSCALE", "index": 1}
-        assert (await run.client.post(f"/mj{PATHS['change']}", json=sent)).status_code == 404
+        for name, sent in (("change", {"action": "UPSCALE", "index": 1}), ("simple-change", {"content": "1 U1"})):
+            answer = await run.client.post(f"/mj{PATHS[name]}", json={"taskId": parent["id"], **sent})
+            assert answer.status_code == 404
 
 
 async def test_relay_and_change() -> None:
-    """The relay wants an index even for REROLL."""
+    """The relay wants an index even for REROLL, and does not read simple-change's content."""
     async with running(profile="relay") as run:
         parent = await finished(run, "imagine", prompt=PROMPT)
         reroll = {"taskId": parent["id"], "action": "REROLL"}
         assert (await post(run, "change", **reroll))["code"] == 4
         assert (await post(run, "change", **reroll, index=1))["code"] == 1
+        assert (await post(run, "simple-change", content=f"{parent['id']} U2"))["code"] == 4

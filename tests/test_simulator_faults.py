@@ -1,14 +1,11 @@
 """What goes wrong by name, alone and together."""
 
 from itertools import combinations
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from simulators import PROMPT, kind, payload, running
 
-from receiver.simulator import FAULTS, PROFILES, answers
-from receiver.simulator.faults import Faults
+from receiver.simulator import FAULTS, PROFILES
 from receiver.simulator.timeline import TERMINAL
 
 
@@ -143,25 +140,19 @@ PRECEDENCE = (
     ("existed", 200, 21),
     ("queued", 200, 22),
 )
-MAKE_A_TASK = {"ambiguous_created", "submit_html", "queued"}
+SHOW_A_TASK = {"ambiguous_created", "submit_html", "existed", "queued"}
+"""After the answer the list shows one: a new task, or the old one that the answer names."""
 
 
 @pytest.mark.parametrize(("stronger", "weaker"), list(combinations(PRECEDENCE, 2)))
-def test_precedence(stronger: tuple[str, int, int | None], weaker: tuple[str, int, int | None]) -> None:
+async def test_precedence(stronger: tuple[str, int, int | None], weaker: tuple[str, int, int | None]) -> None:
     """Of two faults that answer a submit the stronger does, in whatever order they are named."""
-    made: list[str] = []
-
-    def accept() -> str:
-        made.append("1773314942177684")
-        return made[-1]
-
-    work, existing = SimpleNamespace(prompt=PROMPT), answers.coded(answers.EXISTS, "任务已存在", "1773314942177684")
-    submit: Any = SimpleNamespace(number=1, work=work, properties={}, accept=accept, existing=lambda: existing)
-    answer = Faults([weaker[0], stronger[0]]).answer(submit)
-    assert answer is not None
-    code = answer.body.get("code") if isinstance(answer.body, dict) else None
-    assert (answer.http, code) == stronger[1:]
-    assert len(made) == (stronger[0] in MAKE_A_TASK)
+    async with running(faults=[weaker[0], stronger[0]]) as run:
+        answer = await run.submit()
+        body = answer.json() if "json" in answer.headers["content-type"] else {}
+        assert (answer.status_code, body.get("code")) == stronger[1:]
+        tasks = (await run.client.get("/mj/task/list")).json()
+        assert len(tasks) == (stronger[0] in SHOW_A_TASK)
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -116,11 +116,14 @@ class Simulator:
         world = self._world
         for method, name, answer in (
             ("POST", "list-by-condition", world.listed),
+            ("POST", "list-by-ids", world.listed),
+            ("GET", "list", world.every),
+            ("GET", "queue", world.every),
             ("GET", "{task_id}/fetch", world.fetch),
             ("GET", "{task_id}/image-seed", world.image_seed),
             ("POST", "{task_id}/cancel", world.cancel),
         ):
-            yield Route(f"/{{prefix:mj}}/task/{name}", partial(self._about, answer), methods=[method])
+            yield Route(f"/{{prefix:mj}}/task/{name}", partial(self._about, answer, name), methods=[method])
         yield Route("/{prefix:mj}/image/{task_id}", self._relayed_picture, methods=["GET"])
         for path in ("/attachments/{channel}/{message}/{name}", "/cdn/video/{job}/{name}", "/cdn/{job}/{name}"):
             yield Route(path, self._raw, methods=["GET"])
@@ -153,12 +156,12 @@ class Simulator:
         action = submit.work.relay_action or submit.work.action
         return self._faults.apply("answered", profile.rewritten(answer, action))
 
-    async def _about(self, answer: Callable[[Any, str], Answer], request: Request) -> Response:
-        """Answer a query about tasks, or a cancel: by the id in the path, or by the ids in the body."""
+    async def _about(self, answer: Callable[[Any, str], Answer], name: str, request: Request) -> Response:
+        """Answer a query about tasks, or a cancel: by the id in the path, the ids in the body, or a list's name."""
         if not self._authorized(request):
             return await self._response(answers.unauthorized())
-        wanted: Any = request.path_params.get("task_id")
-        if wanted is None:
+        wanted: Any = request.path_params.get("task_id", name)
+        if wanted.startswith("list-by-"):
             # Some clients send numbers, some null.
             ids = (json_object(await request.body()) or {}).get("ids")
             wanted = map(str, ids) if isinstance(ids, list) else ()

@@ -312,10 +312,13 @@ class Profile:
     unready_parent: Answer = _UNREADY_PARENT  # the task to build on has not succeeded
     index_always: bool = False  # a change needs an index even for REROLL
     no_index: Answer = _NO_INDEX  # the answer when it has none
+    no_simple_change: Answer | None = None  # the answer where simple-change does not work
     no_change: Answer | None = None  # the answer where change does not exist
     no_video_prompt: Answer | None = None  # the answer to a video without a prompt, where it needs one
     motion: str = ""  # motion of a video where none is sent
     links_in_lists: bool = True  # links are taken in base64Array
+    lists: tuple[str, ...] = ()  # lists of all tasks: list, queue
+    by_prefix: bool = False  # a customId is judged by its beginning alone
     outdated_buttons: bool = False  # a customId with an old or invented hash is accepted
     films_are_pictures: bool = True  # imageUrl of a video is the first mp4, not a still
     window_timeout: float = 3600.0  # seconds until a window that gets no answer fails the task
@@ -346,6 +349,7 @@ ALL_PROFILES = (
         accepted="Submission successful",
         outdated_buttons=True,
         films_are_pictures=False,
+        lists=("list", "queue"),
     ),
     Profile(
         name="relay",
@@ -356,6 +360,7 @@ ALL_PROFILES = (
         no_prompt=answers.relay_error(answers.VALIDATION, "prompt_is_required"),
         index_always=True,
         no_index=answers.relay_error(answers.VALIDATION, "index_can_only_be_1_2_3_4"),
+        no_simple_change=answers.relay_error(answers.VALIDATION, "task_id_is_required"),
         no_video_prompt=_NO_VIDEO_PROMPT,
         motion="low",
         numbers_states=True,
@@ -384,6 +389,7 @@ ALL_PROFILES = (
         outdated_buttons=True,
         window_timeout=300.0,
         links_in_lists=False,
+        lists=("list", "queue"),
     ),
     Profile(
         name="csharp",
@@ -399,9 +405,11 @@ ALL_PROFILES = (
         window_timeout=300.0,
         numbers_states=True,
         no_change=_NO_PATH,
+        no_simple_change=_NO_PATH,
         no_video_prompt=_NO_VIDEO_PROMPT,
         motion="low",
-        outdated_buttons=True,
+        lists=("list",),
+        by_prefix=True,
     ),
 )
 

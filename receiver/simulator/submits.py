@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from receiver.simulator.tasks import Task
 from receiver.simulator.works import Button, Film, Picture, Press, Repainted, Scene, Upload, Work
 from receiver.simulator.world import World
 
+_CHANGE = re.compile(r"^\s*(\S+)\s+(?:([UV])([1-4])|(R))\s*$", re.IGNORECASE)
 _DIMENSIONS = {"PORTRAIT": 2 / 3, "SQUARE": 1.0, "LANDSCAPE": 3 / 2}
 _VIDEO_KINDS = ("vid_1.1_i2v_480", "vid_1.1_i2v_720")
 _DATA_URI = re.compile(r"^data:[\w.+/-]*(?:;[\w=-]+)*;base64,", re.IGNORECASE)
@@ -271,6 +273,16 @@ def change(submit: Submit, fields: Fields) -> Order | Answer:
     return _pressed(submit, parent, button) if button else answers.validation()
 
 
+def simple_change(submit: Submit, fields: Fields) -> Order | Answer:
+    if submit.world.profile.no_simple_change:
+        return submit.world.profile.no_simple_change
+    found = _CHANGE.match(fields.content or "")
+    if found is None:
+        return answers.validation()
+    action = {"U": "UPSCALE", "V": "VARIATION", "R": "REROLL"}[(found[2] or found[4]).upper()]
+    return change(submit, Fields(task_id=found[1], action=action, index=int(found[3] or 1)))
+
+
 def blend(submit: Submit, fields: Fields) -> Order | Answer:
     sent, ratio = _pictures(submit, fields.base64_array), _DIMENSIONS.get((fields.dimensions or "SQUARE").upper())
     if sent is None or ratio is None:
@@ -318,7 +330,7 @@ def video(submit: Submit, fields: Fields) -> Order | Answer:
     return Order((works.filmed(prompt, parent.work.pictures[index], film, parent=parent.id),))
 
 
-def edits(submit: Submit, fields: Fields) -> Order | Answer:
+def edits(action: str, submit: Submit, fields: Fields) -> Order | Answer:
     prompt = fields.prompt or ""
     if not prompt.strip():
         return submit.world.profile.no_prompt
@@ -327,7 +339,7 @@ def edits(submit: Submit, fields: Fields) -> Order | Answer:
     if picture is None or (fields.mask_base64 and mask is None):
         return answers.NO_PICTURE
     new = works.scenes(prompt, submit.seed, picture.ratio)
-    return Order((Work("EDIT", prompt, tuple(Repainted(picture, one, mask) for one in new)),))
+    return Order((Work(action, prompt, tuple(Repainted(picture, one, mask) for one in new)),))
 
 
 def swap(submit: Submit, fields: Fields) -> Order | Answer:
@@ -382,8 +394,11 @@ ENDPOINTS: Mapping[str, Callable[[Submit, Fields], Order | Answer]] = {
     "/submit/describe": describe,
     "/submit/shorten": shorten,
     "/submit/change": change,
+    "/submit/simple-change": simple_change,
     "/submit/video": video,
-    "/submit/edits": edits,
+    "/submit/edits": partial(edits, "EDIT"),
+    "/submit/edit": partial(edits, "EDIT"),
+    "/submit/retexture": partial(edits, "RETEXTURE"),
     "/insight-face/swap": swap,
     "/submit/upload-discord-images": upload,
 }

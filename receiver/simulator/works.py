@@ -212,6 +212,22 @@ SHORTENED_BUTTONS = _texts("PromptAnalyzer", 3)
 
 DETAILS_BUTTON = Button("MJ::Job::PromptAnalyzerExtended::{hash}", "Show Details", "", "details")
 
+_BY_NAME = {
+    button.shape.partition("{hash}")[0].rstrip("1:").removesuffix("::"): button
+    for button in (*GRID_BUTTONS, *SINGLE_BUTTONS, SQUARE_BUTTON, *FILMS_BUTTONS, *FILM_BUTTONS)
+}
+"""Buttons by the beginning of their customId, up to the place in the grid."""
+
+
+def by_prefix(custom_id: str) -> Button | None:
+    """Return the button that a customId begins like, whatever place and hash follow (PROTOCOL.md §13.9)."""
+    name = max((name for name in _BY_NAME if custom_id.startswith(f"{name}::")), key=len, default=None)
+    if name is None:
+        return None
+    button, place = _BY_NAME[name], re.match("::([1-4])(?:::|$)", custom_id[len(name) :])
+    return replace(button, place=int(place[1])) if place and button.effect not in {"zoom", "reroll"} else button
+
+
 # --- work ----------------------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 OLD = 600.0
 """Simulated seconds since the submit of an old task that code 21 returns."""
 
+LISTED = 100
+"""Tasks in the list of all (PROTOCOL.md §2)."""
+
 SEED_TIME = 2.0
 """Simulated seconds to find a seed. The real provider may take 60 (PROTOCOL.md §2)."""
 
@@ -211,6 +214,8 @@ class World:
 
     def offered(self, task: Task, custom_id: str) -> Button | None:
         """Return the button of this shape below a task. Its hash must be fresh unless the profile is lenient."""
+        if self.profile.by_prefix and (button := works.by_prefix(custom_id)):
+            return button
         generation = task.generation(self.clock.now())
         good = {"", *(task.button_hash(number) for number in (generation, generation - 1))}
         for button in task.work.offers:
@@ -248,6 +253,16 @@ class World:
             return error
         wanted = set(ids) if not self._faults.hides("list") else set()
         found = [task for task in reversed(self._tasks.values()) if task.id in wanted]
+        return Answer(200, [self._object(task, origin) for task in found])
+
+    def every(self, name: str, origin: str) -> Answer:
+        """Return the newest hundred tasks, or of a ``queue`` those that have not started (PROTOCOL.md §13.8)."""
+        if name not in self.profile.lists:
+            return Answer(404, None)
+        if error := self._query_error():
+            return error
+        now, newest = self.clock.now(), list(reversed(self._tasks.values()))[:LISTED]
+        found = [task for task in newest if name == "list" or task.step(now).status in {"NOT_START", "SUBMITTED"}]
         return Answer(200, [self._object(task, origin) for task in found])
 
     def _query_error(self) -> Answer | None:
