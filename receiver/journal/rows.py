@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import re
-import types
-import typing
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from receiver.deliveries import AttemptRecord, Delivery
+from receiver.deliveries import AttemptRecord, Delivery, Receipt
 from receiver.events import Callback, Event, Submission
 from receiver.journal.document import Document, LastReceipt, replace, to_json
 from receiver.journal.store import (
@@ -36,40 +33,21 @@ Row = Mapping[str, Any]
 
 read_submission = msgspec.json.Decoder(Submission).decode
 read_event = msgspec.json.Decoder(Event).decode
+_read_receipt = msgspec.json.Decoder(Receipt).decode
 
 
 def from_row(type: type[S], row: Row) -> S:
-    """Make a struct of a row that has a column for each field: a scalar, or JSON text."""
-    values: dict[str, Any] = {}
-    for name, read in _readers(type):
-        value = row[name]
-        values[name] = value if read is None or value is None else read(value)
-    return type(**values)
-
-
-@functools.cache
-def _readers(type: type[msgspec.Struct]) -> tuple[tuple[str, Callable[[Any], Any] | None], ...]:
-    return tuple(
-        (field.name, bool if field.type is bool else None)
-        if _is_scalar(field.type)
-        else (field.name, msgspec.json.Decoder(field.type).decode)
-        for field in msgspec.structs.fields(type)
-    )
-
-
-def _is_scalar(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return all(map(_is_scalar, typing.get_args(annotation)))
-    return origin is typing.Literal or annotation in (types.NoneType, str, int, float, bool, bytes)
+    """Make a struct of a row that has a column for each field."""
+    return msgspec.convert(dict(row), type, strict=False)  # SQLite's booleans are 0 and 1
 
 
 def delivery_from_row(row: Row) -> Delivery:
     """Make a delivery of a row. A receipt that cannot be read is left out, so that the delivery can still be ended."""
-    try:
-        return from_row(Delivery, row)
-    except msgspec.DecodeError:
-        return from_row(Delivery, {**row, "receipt": None})
+    receipt, values = row["receipt"], dict(row)
+    values["receipt"] = None
+    with suppress(msgspec.DecodeError):
+        values["receipt"] = None if receipt is None else _read_receipt(receipt)
+    return msgspec.convert(values, Delivery, strict=False)
 
 
 working_set = attrgetter("known", "newest", "receipts")
