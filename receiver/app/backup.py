@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -87,8 +87,7 @@ async def back_up(settings: Settings, target: Path, *, media: bool) -> Manifest:
         for file in settings.files:
             _copy(Path(file), part / FILE)
         digests = {name: _digest(part / name) for name in sorted(os.listdir(part))}
-        store = store_of(settings)
-        try:
+        async with aclosing(store_of(settings)) as store:
             for digest in sorted(needed) if media else ():
                 try:
                     data = await store.read(digest)  # which compares the digest
@@ -100,8 +99,6 @@ async def back_up(settings: Settings, target: Path, *, media: bool) -> Manifest:
                 _, extension = sniff(data[:HEAD]) or ("", ".png")
                 await in_thread(write, part / MEDIA, path_in(part / MEDIA, digest, extension), data)
                 size += len(data)
-        finally:
-            await store.aclose()
         manifest = Manifest(
             made_ms=Clock().now_ms(),
             public_url=settings.public_url,
@@ -134,12 +131,10 @@ async def restore(settings: Settings, folder: Path, *, settings_to: Path | None)
     if not mine and keys.exists() and keys.read_text().split() != theirs:
         raise InputError(f"{keys} has other keys than the backup. Move that file away first.", page="backup")
     with _private(settings.data):
-        source, store = MediaStore(folder / MEDIA), store_of(settings)
-        try:
+        source = MediaStore(folder / MEDIA)
+        async with aclosing(store_of(settings)) as store:
             for digest in await store.missing(_files(folder)):
                 await store.put_bytes(await source.read(digest), url="")
-        finally:
-            await store.aclose()
         if not mine:
             _copy(folder / KEYS, keys)
         if settings_to is not None and FILE in manifest.digests:

@@ -6,7 +6,7 @@ Nothing is submitted or delivered.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Literal
 
 import msgspec
@@ -28,7 +28,7 @@ UNKNOWN_TASK = "receiver-doctor"
 """A task id that no provider has made. A fetch of it costs nothing and shows if the key is accepted."""
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True):
     """The state of one part. A `note` is no fault. A `problem` has a text that says what to do."""
 
     name: str
@@ -47,25 +47,18 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         try:
             found = await check(settings)
         except ReceiverError as exc:
-            found = [_finding(check.__name__.strip("_"), str(exc), "problem")]
+            found = [Finding(check.__name__.strip("_"), "problem", str(exc))]
         for item in found:
             yield item
-
-
-def _finding(name: str, text: str, verdict: Verdict = "ok") -> Finding:
-    return Finding(name=name, verdict=verdict, text=text)
 
 
 async def _platform(settings: Settings) -> list[Finding]:
     check_platform(settings)
     if settings.public_url:
-        return [
-            _finding(
-                "callbacks", f"their address is {show_base_url(settings.public_url)}, which is not tried from here"
-            )
-        ]
+        text = f"their address is {show_base_url(settings.public_url)}, which is not tried from here"
+        return [Finding("callbacks", "ok", text)]
     text = "RECEIVER_PUBLIC_URL is not set, so nothing calls back and results are polled"
-    return [_finding("callbacks", text, "note")]
+    return [Finding("callbacks", "note", text)]
 
 
 def _is_fresh(settings: Settings) -> bool:
@@ -78,65 +71,57 @@ async def _keys(settings: Settings) -> list[Finding]:
     if settings.database_kind == "sqlite" and not settings.keys and not (settings.data / "keys").exists():
         return []  # the first start makes one
     ensure_keys(settings)
-    return [_finding("keys", "they can be used; all processes on one journal need the same")]
+    return [Finding("keys", "ok", "they can be used; all processes on one journal need the same")]
 
 
 async def _provider(settings: Settings) -> list[Finding]:
-    provider = provider_of(settings, Clock())
-    try:
+    async with aclosing(provider_of(settings, Clock())) as provider:
         await provider.fetch(UNKNOWN_TASK)
-    finally:
-        await provider.aclose()
-    return [_finding("provider", f"{show_base_url(settings.provider_url)} answers, and accepts the key")]
+    return [Finding("provider", "ok", f"{show_base_url(settings.provider_url)} answers, and accepts the key")]
 
 
 async def _journal(settings: Settings) -> list[Finding]:
     if _is_fresh(settings):
         path = settings.database_path
-        return [_finding("journal", f"there is none at {path} yet, and the first submission makes it", "note")]
+        return [Finding("journal", "note", f"there is none at {path} yet, and the first submission makes it")]
     async with journal_of(settings, existing=True) as journal:
         await journal.check()
         await journal.store.check(space=True)
-        found = [_finding("journal", f"{settings.database_shown} can be written")]
+        found = [Finding("journal", "ok", f"{settings.database_shown} can be written")]
         roles = [
             f"{'a Python program' if item.role == 'python' else f'receiver {item.role}'} on {item.host}"
             for item in await journal.engines()
         ]
         text = "none runs here: nothing is polled or delivered until one starts, or a function is called"
-        running = _finding("engines", f"{len(roles)} running: {', '.join(roles)}")
-        found.append(running if roles else _finding("engines", text, "note"))
+        running = Finding("engines", "ok", f"{len(roles)} running: {', '.join(roles)}")
+        found.append(running if roles else Finding("engines", "note", text))
         if journal.shared:
-            store = store_of(settings)
-            try:
-                await check_same_store(journal, store)
-            except MediaError as exc:
-                found.append(_finding("media", str(exc), "problem"))
-            finally:
-                await store.aclose()
+            async with aclosing(store_of(settings)) as store:
+                try:
+                    await check_same_store(journal, store)
+                except MediaError as exc:
+                    found.append(Finding("media", "problem", str(exc)))
         with suppress(SettingsError):  # keys that cannot be used are a finding of their own
             mine, other = setup_of(settings), await kept_setup(journal).read()
             if (problem := differing_keys(mine, other)) is not None:
-                found.append(_finding("keys", problem, "problem"))
+                found.append(Finding("keys", "problem", problem))
             if (problem := differing_destinations(mine, other)) is not None:
-                found.append(_finding("destinations", problem, "note"))
+                found.append(Finding("destinations", "note", problem))
         now_ms = Clock().now_ms()
         for item in await journal.destinations():
             if (status := item.display_status(now_ms)) != "working":
                 reason = item.paused_reason or item.last_error
                 text = f"{status}, {item.pending} deliveries wait: {reason}"
-                found.append(_finding(f"destination {item.name}", text, "problem"))
+                found.append(Finding(f"destination {item.name}", "problem", text))
         troubles = await find_troubles(journal, now_ms, space=False)
         told = [item for item in troubles if not item.name.startswith("paused ")]  # those are named above
-        return [*found, *[_finding(item.name, item.text, "problem") for item in told]]
+        return [*found, *[Finding(item.name, "problem", item.text) for item in told]]
 
 
 async def _media(settings: Settings) -> list[Finding]:
-    store = store_of(settings)
-    try:
+    async with aclosing(store_of(settings)) as store:
         await store.check()
-    finally:
-        await store.aclose()
-    return [_finding("media", f"{store.place} can be written")]
+    return [Finding("media", "ok", f"{store.place} can be written")]
 
 
 async def _destinations(settings: Settings) -> list[Finding]:
@@ -147,8 +132,8 @@ async def _destinations(settings: Settings) -> list[Finding]:
             check_link(item.name, item.handler, opened)
     finally:
         await close_all(opened)
-    found = [_finding("destinations", f"{', '.join(opened)}; to send a sample: receiver destinations test NAME")]
+    found = [Finding("destinations", "ok", f"{', '.join(opened)}; to send a sample: receiver destinations test NAME")]
     if settings.database_kind != "sqlite" and not (settings.to or settings.destinations):
         text = "none is named, so each engine saves results into the folder outputs on its own machine"
-        found.append(_finding("destinations", text, "note"))
+        found.append(Finding("destinations", "note", text))
     return found

@@ -6,7 +6,7 @@ Each store is imported only when it is used, because its library is an extra.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from msgspec.structs import replace
 
@@ -33,11 +33,8 @@ async def journal_of(
         JournalError: it cannot be opened.
     """
     opened = settings if migrate is None else replace(settings, database_migrate=migrate)
-    journal = Journal(await _store_of(opened, existing=existing, stays=stays))
-    try:
+    async with aclosing(Journal(await _store_of(opened, existing=existing, stays=stays))) as journal:
         yield journal
-    finally:
-        await journal.aclose()
 
 
 async def _store_of(settings: Settings, *, existing: bool, stays: bool) -> Store:

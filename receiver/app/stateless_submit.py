@@ -6,7 +6,7 @@ The submission's labels and destinations travel in its `state` (see `Tag`). `app
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 
@@ -95,12 +95,9 @@ async def open_stateless_submit(settings: Settings, *, clock: Clock | None = Non
     key, keys = require_provider_key(settings), tuple(key.text for key in settings.keys)
     learn([*settings.secret_values(), key])
     clock = clock or Clock()
-    provider = provider_of(settings, clock)
-    try:
+    async with aclosing(provider_of(settings, clock)) as provider:
         tokens = Tokens(keys, max_age=settings.token_max_age, clock=clock)
         yield StatelessSubmit(provider=provider, tokens=tokens, clock=clock, public_url=settings.public_url)
-    finally:
-        await provider.aclose()
 
 
 def check_keys(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterable
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,8 +46,7 @@ async def try_destination(
         NotDelivered: the handler did not deliver it. The text has the reason, and what an engine would do next.
     """
     route_of(item)
-    handler = registry.build(item)
-    try:
+    async with aclosing(registry.build(item)) as handler:
         check_link(item.name, handler, others)
         if getattr(handler, "reply_origins", None) and reply_to is None:
             raise InputError(
@@ -81,5 +81,3 @@ async def try_destination(
             else:
                 said = f"An event would be tried again: {said}"
             raise NotDelivered(f"{item.name} did not take the sample. {said}") from exc
-    finally:
-        await handler.aclose()

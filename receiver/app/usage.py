@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from datetime import datetime, timedelta
 
 import msgspec
@@ -61,11 +62,8 @@ async def usage_of(settings: Settings) -> list[Usage]:
         path = settings.database_path
         size = sum([size for _, size in await in_thread(sizes_in, path.parent, f"{path.name}*")])
     found.append(Usage(name="journal", place=settings.database_shown, all=size))
-    store = store_of(settings)
-    try:
+    async with aclosing(store_of(settings)) as store:
         found.append(_by_age("media", store.place, await store.sizes(), starts))
-    finally:
-        await store.aclose()
     folders = {"cache": (store.folder, "**/*")} if store.remote else {}
     for item in settings.resolved_destinations():
         if item.handler == FileHandler.name or (item.url or "").startswith("file:"):

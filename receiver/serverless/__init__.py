@@ -31,7 +31,8 @@ from receiver.app.web import web_app
 from receiver.clock import Clock
 from receiver.engine.engine import Engine
 from receiver.errors import JournalError, ReceiverError, SettingsError, require
-from receiver.settings import Settings, load, platform_of
+from receiver.settings import Settings, load
+from receiver.settings.checks import platform_of
 from receiver.telemetry import Log, configure, learn, use_logging
 from receiver.web.callers import Callers
 from receiver.web.problems import Problem, problem

@@ -6,14 +6,7 @@ Precedence, from strongest to weakest: command-line flag, `RECEIVER_*` variable,
 An empty variable counts as not set.
 """
 
-from receiver.settings.checks import (
-    check_platform,
-    ensure_keys,
-    platform_of,
-    prune_keys,
-    require_provider_key,
-    rotate_keys,
-)
+from receiver.settings.checks import check_platform, ensure_keys, prune_keys, require_provider_key, rotate_keys
 from receiver.settings.load import load
 from receiver.settings.model import CONCURRENCY, FEWER, MEDIA_HOSTS, Destination, Settings, show
 from receiver.settings.options import declared
@@ -28,7 +21,6 @@ __all__ = [
     "declared",
     "ensure_keys",
     "load",
-    "platform_of",
     "prune_keys",
     "require_provider_key",
     "rotate_keys",
