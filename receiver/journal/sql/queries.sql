@@ -1,4 +1,4 @@
--- Statements of both databases. `rows.queries` makes SQL for SQLite of them.
+-- Statements of both databases. They are written for PostgreSQL: see `rows.py`.
 
 -- name: load
 -- Documents ($1) with their open deliveries ($2: statuses), one row for each delivery. All is of one moment.

@@ -6,7 +6,7 @@ INSERT INTO submissions (
     version, working, task_id, once, status, display, ended, hooked, settled, send_due_ms, media_due_ms,
     deadline_due_ms, task_status, poll_due_ms, body, id, parent_id
 ) VALUES (?, CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?, ?)
-ON CONFLICT (once) DO NOTHING;
+ON CONFLICT (once) WHERE once IS NOT NULL DO NOTHING;
 
 -- name: insert_request
 INSERT INTO requests VALUES (?, ?, ?, ?);
