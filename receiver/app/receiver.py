@@ -465,7 +465,7 @@ class Receiver:
         """
         runtime = self._started()
         selection = Filter(
-            ids=ids,
+            ids=ids or None,
             submission_id=(await runtime.journal.find(task)).id if task is not None else None,
             destination=destination,
             status=status,
