@@ -463,6 +463,19 @@ async def test_a_journal_that_fails_while_one_waits(tmp_path: Path) -> None:
         assert (await run("wait", submission, folder=tmp_path, env=env)).code == 0
 
 
+async def test_an_engine_that_cannot_start_while_one_waits(tmp_path: Path) -> None:
+    """The task is submitted and paid for by then, so the error names the command that goes on with it."""
+    (tmp_path / "media").touch()
+    async with provider() as (_, env):
+        result = await run("submit", "a boat", "--wait", folder=tmp_path, env=env | {"RECEIVER_MEDIA": "media"})
+        ((submission, *_),) = rows(tmp_path)
+        assert result.code == 1
+        assert "media cannot be used (File exists)" in result.err.splitlines()[-1]
+        assert f"Resume with: receiver wait {submission}" in result.err.splitlines()[-1]
+        assert (await run("wait", submission, folder=tmp_path, env=env)).code == 0
+        assert len(rows(tmp_path)) == 1
+
+
 async def test_an_impatient_interrupt(tmp_path: Path) -> None:
     """Ctrl-C again while a delivery is let finish: it ends within seconds, and the delivery is as if never tried."""
     slow = tmp_path / "slow"

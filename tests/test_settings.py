@@ -534,7 +534,8 @@ def test_the_providers_key_is_asked_for_with_its_source() -> None:
     """Without a key the error says which variable to set and where to get one."""
     with pytest.raises(SettingsError, match=r"COMETAPI_KEY .*https://api\.cometapi\.com/console/token"):
         require_provider_key(Settings())
-    assert require_provider_key(load({"COMETAPI_KEY": " sk-1 "})) == "sk-1"
+    for written in (" sk-1 ", "Bearer sk-1", '"bearer  sk-1"'):  # as in a header, from which it was copied
+        assert require_provider_key(load({"COMETAPI_KEY": written})) == "sk-1"
 
 
 def test_a_key_is_made_once_and_kept_private(tmp_path: Path) -> None:

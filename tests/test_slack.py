@@ -347,6 +347,20 @@ async def test_a_name_is_looked_up_once_and_a_public_channel_joined(slack: Slack
     await handler.aclose()
 
 
+@pytest.mark.parametrize(
+    "link",
+    [f"https://acme.slack.com/archives/{CHANNEL}", f"https://app.slack.com/client/T0123ABCD/{CHANNEL}/", CHANNEL],
+)
+async def test_a_channel_is_given_by_the_link_that_slack_copies(slack: Slack, tmp_path: Path, link: str) -> None:
+    """In the option, and in a URL of RECEIVER_TO."""
+    for channel in (link, SlackHandler.options_from_url(f"slack:{link}")["channel"]):
+        handler = handler_of(slack, channel=channel)
+        await handler.deliver(make_attempt(tmp_path))
+        await handler.aclose()
+    assert {message.channel for message in slack.messages.values()} == {CHANNEL}
+    assert "conversations.list" not in slack.calls
+
+
 async def test_a_channel_the_bot_may_not_join_or_see_is_rejected(slack: Slack, tmp_path: Path) -> None:
     """A private channel needs an invitation, and an unknown name a look at the option."""
     slack.channels["G0PRIVATE1"] = "private"

@@ -18,7 +18,7 @@ from receiver.cli.output import at, note, one_line, out, print_json, say, say_re
 from receiver.cli.process import first_end, run, settings_for
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
-from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, Unreachable
+from receiver.errors import Ambiguous, JournalError, MediaError, ProviderError, Refused, SettingsError, Unreachable
 from receiver.events import EventType, Submission, event_id
 from receiver.intake.followups import once_name
 from receiver.intake.pace import Durations, next_poll_ms
@@ -113,7 +113,11 @@ class Session:
         self._resume = id
         with load("progress:Progress")(runtime.clock, quiet=self._as_json) as progress:
             settling = until_settled(runtime, id, progress.show)
-            row, deliveries = await beside_engine(runtime, "submit --wait", settling)
+            try:
+                row, deliveries = await beside_engine(runtime, "submit --wait", settling)
+            except (MediaError, SettingsError) as exc:  # of the engine, which starts once the task is submitted
+                exc.args = (f"{exc} Resume with: receiver wait {id}",)
+                raise
         return row, report(row, deliveries, as_json=self._as_json)
 
     def _print(self, row: Submission, done: str) -> None:

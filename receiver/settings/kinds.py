@@ -118,6 +118,11 @@ def check_token(secret: Secret) -> Secret:
     return secret
 
 
+def check_key(secret: Secret) -> Secret:
+    """Return a key without the `Bearer` of a header that it was copied from."""
+    return Secret(re.sub(r"^Bearer\s+", "", secret.text, flags=re.IGNORECASE))
+
+
 def check_origin_url(value: str) -> str:
     """Check a base URL: http(s), a host, no query. Return it without its last slash."""
     parts = _split(value)
@@ -262,7 +267,7 @@ Folder = Annotated[Path, Kind(write="a folder this user may write")]
 OriginURL = Annotated[
     str, Kind(check=check_origin_url, write="a URL, for instance https://receiver.example.com", show=show_base_url)
 ]
-Key = Annotated[Secret, Kind(write="the key as you were given it", show=show_length)]
+Key = Annotated[Secret, Kind(check=check_key, write="the key as you were given it", show=show_length)]
 Hosts = Annotated[
     tuple[str, ...],
     Kind(check=check_hosts, write="host names or exact origins, for instance: cdn.example.com http://127.0.0.1:9000"),

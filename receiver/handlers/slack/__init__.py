@@ -32,6 +32,8 @@ SHOWN = frozenset({"image/png", "image/jpeg", "image/gif"})
 """Types that an image block shows (docs.slack.dev/reference/block-kit/composition-objects/slack-file-object)."""
 ENDS = frozenset({"task.succeeded", "task.failed", "task.lost"})
 _ID = re.compile(r"[CGD][A-Z0-9]{8,}\Z")
+_CHANNEL_LINK = re.compile(r"https://(?:[a-z0-9.-]{1,80}\.slack\.com/archives|app\.slack\.com/client/[A-Z0-9]{1,20})/")
+"""Beginning of a channel's address, as Slack copies it and as a browser shows it."""
 _UNSHOWN = "Slack does not show the picture here; it is in the thread."
 _GONE = frozenset({"message_not_found", "cant_update_message", "edit_window_closed", "thread_not_found"})
 _PLAIN = {"parse": "none", "link_names": False}
@@ -42,7 +44,8 @@ class SlackOptions(HandlerOptions):
     """Options of a `slack` destination."""
 
     channel: Annotated[
-        str | None, "Channel to post in: its id, for instance `C0123ABCD`, or its name. The bot joins it if it may."
+        str | None,
+        "Channel to post in: its id, for instance `C0123ABCD`, its name or its link. The bot joins it if it may.",
     ] = None
     token: Annotated[
         Secret | None, "The app's bot token, `xoxb-…`; `SLACK_BOT_TOKEN` if not given.", KnownAs("SLACK_BOT_TOKEN")
@@ -100,7 +103,7 @@ class SlackHandler:
             require("PIL", extra="images", why="The option tiles")
         self.waits_for = options.link
         self._options = options
-        self._name = (options.channel or "").lstrip("#")
+        self._name = _CHANNEL_LINK.sub("", options.channel or "").strip("#/")
         self._channel = self._name if _ID.match(self._name) else ""
         self._memory: dict[str, Posted] = {}
         self._webhook = options.webhook_url.text if options.webhook_url is not None else None
