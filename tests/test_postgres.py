@@ -40,8 +40,8 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.document import Document
-from receiver.journal.postgres import batch
-from receiver.journal.postgres.connections import check_version, read_address
+from receiver.journal.postgres import batch, connections
+from receiver.journal.postgres.connections import read_address
 from receiver.journal.postgres.maintenance import LOCK
 from receiver.journal.postgres.tables import fetch
 from receiver.journal.store import StoredRow
@@ -219,11 +219,10 @@ async def test_other_encodings_are_refused() -> None:
     assert "is encoded in LATIN1; prompts need UTF8" in await refused(url)
 
 
-def test_old_servers_are_refused() -> None:
-    """From 14 on all is there that the statements need."""
-    check_version(14, "here")
-    with pytest.raises(JournalError, match="PostgreSQL 13; Receiver needs 14 or newer"):
-        check_version(13, "here")
+async def test_old_servers_are_refused(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their version is named, and the one that is needed."""
+    monkeypatch.setattr(connections, "OLDEST_SERVER", 99)
+    assert "Receiver needs 99 or newer. Upgrade it" in await refused(store.url)
 
 
 async def test_a_user_who_may_not_make_tables_is_told_what_is_enough() -> None:

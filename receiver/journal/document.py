@@ -8,7 +8,7 @@ deliveries) are in the fields `new_…` and `closed`, until a store has written 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -107,6 +107,21 @@ def file_digests(row: Submission) -> frozenset[str]:
     its reply, its results."""
     mask = row.reply.mask if row.reply is not None else None
     return frozenset(item.digest for item in (*row.inputs, *row.media, *((mask,) if mask is not None else ())))
+
+
+def changed_rows(old: Document, new: Document) -> dict[str, Iterable[Any]]:
+    """Return what a transition has added or changed, by kind, except for the submission itself. `files` are pairs of
+    submission and digest."""
+    row, was, before = new.submission, old.submission, {item.id: item for item in old.deliveries}
+    deliveries = {item.id: item for item in (*new.closed, *new.deliveries)}
+    same_files = row.files is was.files and row.reply is was.reply and row.inputs is was.inputs
+    return {
+        "callbacks": new.new_callbacks,
+        "events": new.new_events,
+        "deliveries": [item for id, item in deliveries.items() if before.get(id) is not item],
+        "attempts": {(item.delivery_id, item.number): item for item in new.new_attempts}.values(),
+        "files": [] if same_files else [(row.id, digest) for digest in file_digests(row) - file_digests(was)],
+    }
 
 
 # Due times

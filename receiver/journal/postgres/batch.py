@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from receiver import metrics
 from receiver.events import Submission
-from receiver.journal.document import Document, Transition, file_digests, replace
+from receiver.journal.document import Document, Transition, changed_rows, file_digests, replace
 from receiver.journal.postgres import tables
 from receiver.journal.postgres.connections import Connection, Connections, Transaction, asyncpg, is_outside
 from receiver.journal.postgres.tables import Row, fetch, write_rows
@@ -58,16 +58,8 @@ def _add_difference(rows: dict[str, list[Row]], before: Document, after: Documen
     same = after.known is before.known and after.newest is before.newest and after.receipts is before.receipts
     row = tables.submission_row(after, before.version, working=not same, body=new is not old)
     rows["update"].append(row)
-    if new.files is not old.files or new.reply is not old.reply:
-        rows["files"] += [(new.id, digest) for digest in file_digests(new) - file_digests(old)]
-    rows["events"] += map(tables.event_row, after.new_events)
-    rows["callbacks"] += map(tables.callback_row, after.new_callbacks)
-    attempts = {(item.delivery_id, item.number): item for item in after.new_attempts}
-    rows["attempts"] += map(tables.attempt_row, attempts.values())
-    if after.deliveries is not before.deliveries or after.closed:
-        open_ = {item.id: item for item in before.deliveries}
-        changed = {item.id: item for item in (*after.closed, *after.deliveries)}
-        rows["deliveries"] += [tables.delivery_row(item) for id, item in changed.items() if open_.get(id) is not item]
+    for kind, items in changed_rows(before, after).items():
+        rows[kind] += items if kind == "files" else map(tables.TABLES[kind].write, items)
     return _stored(after.written(), row)
 
 

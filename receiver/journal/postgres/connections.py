@@ -177,7 +177,12 @@ def read_address(url: str) -> tuple[str, bool]:
 
 async def _check_server(db: Connection, where: str) -> None:
     """Refuse a server on which our promises do not hold."""
-    check_version(db.get_server_version().major, where)
+    if (major := db.get_server_version().major) < OLDEST_SERVER:
+        raise JournalError(
+            f"The server at {where} is PostgreSQL {major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade it, or "
+            "name another one with RECEIVER_DATABASE.",
+            fault="old",
+        )
     commit, encoding = await db.fetchrow(
         "SELECT current_setting('synchronous_commit'), current_setting('server_encoding')"
     )
@@ -190,16 +195,6 @@ async def _check_server(db: Connection, where: str) -> None:
         raise JournalError(
             f"The database at {where} is encoded in {encoding}; prompts need UTF8. Make another one: "
             "CREATE DATABASE receiver ENCODING 'UTF8' TEMPLATE template0."
-        )
-
-
-def check_version(major: int, where: str) -> None:
-    """Raise JournalError where the server is too old."""
-    if major < OLDEST_SERVER:
-        raise JournalError(
-            f"The server at {where} is PostgreSQL {major}; Receiver needs {OLDEST_SERVER} or newer. Upgrade it, or "
-            "name another one with RECEIVER_DATABASE.",
-            fault="old",
         )
 
 

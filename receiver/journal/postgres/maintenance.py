@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, cast
+from typing import cast
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.document import Document
@@ -134,18 +134,14 @@ class HeldRows:
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
         table, keys = tables.TABLES[kind], ["number"] if kind in ("callbacks", "events") else []
+        records = [(*(row.key if keys else ()), *table.write(row.record)) for row in rows]
+        copies = [(TABLES[kind].name, [*keys, *table.columns], records)]
+        if kind == "submissions":
+            requests = [request_row(cast(Document, row.record).submission) for row in rows]
+            copies.append(("requests", list(tables.TABLES["requests"].columns), requests))
         with translated(self._where):
-            await self._copy(
-                TABLES[kind].name,
-                [*keys, *table.columns],
-                [(*(row.key if keys else ()), *table.write(row.record)) for row in rows],
-            )
-            if kind == "submissions":
-                requests = [request_row(cast(Document, row.record).submission) for row in rows]
-                await self._copy("requests", ["id", "kind", "labels", "prompt"], requests)
-
-    async def _copy(self, table: str, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
-        await self._db.copy_records_to_table(table, schema_name="receiver", columns=columns, records=records)
+            for name, columns, given in copies:
+                await self._db.copy_records_to_table(name, schema_name="receiver", columns=columns, records=given)
 
 
 @asynccontextmanager

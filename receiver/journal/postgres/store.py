@@ -93,8 +93,26 @@ class PostgresStore:
     async def claim(
         self, destination: str, now_ms: int, limit: int, transition: Transition[T | None], *, fresh: float | None = None
     ) -> list[T]:
+        statement, value = ("candidates", "running") if fresh is None else ("fresh", fresh)
+
         async def attempt(transaction: Transaction) -> tuple[list[T], list[Document]]:
-            results, pairs = await self._decide(transaction.db, destination, now_ms, limit, transition, fresh=fresh)
+            results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
+            while (wanted := limit - len(results)) > 0:
+                found = await fetch(transaction.db, statement, destination, now_ms, tried, value, wanted)
+                versions = dict(map(tuple, found))  # a submission may have two due deliveries
+                cached = [self._cache[id] for id in versions if id in self._cache]
+                known = {item.id: item for item in cached if item.version == versions[item.id]}
+                # One that cannot be read holds up no other.
+                known |= await load(transaction.db, [id for id in versions if id not in known], skip=True)
+                for document in (known[id] for id in versions if id in known):
+                    after, result = transition(document)
+                    if after is not document:
+                        pairs.append((document, after))
+                    if result is not None:
+                        results.append(result)
+                tried += versions
+                if len(versions) < wanted:
+                    break
             return results, await write(transaction, pairs)
 
         # A look without a transaction first, because an idle engine asks often.
@@ -106,37 +124,6 @@ class PostgresStore:
             results, written = await self._connections.transact(attempt, patient=True)
         self._written(written)
         return results
-
-    async def _decide(
-        self,
-        db: Connection,
-        destination: str,
-        now_ms: int,
-        limit: int,
-        transition: Transition[T | None],
-        *,
-        fresh: float | None,
-    ) -> tuple[list[T], list[tuple[Document, Document]]]:
-        """Lock documents with a due delivery, and return what their transitions give. One that cannot be read holds up
-        no other."""
-        results, tried, pairs = list[T](), list[str](), list[tuple[Document, Document]]()
-        statement, value = ("candidates", "running") if fresh is None else ("fresh", fresh)
-        while (wanted := limit - len(results)) > 0:
-            versions = dict(map(tuple, await fetch(db, statement, destination, now_ms, tried, value, wanted)))
-            ids = [*versions]
-            cached = [self._cache[id] for id in ids if id in self._cache]
-            known = {item.id: item for item in cached if item.version == versions[item.id]}
-            known |= await load(db, [id for id in ids if id not in known], skip=True)
-            for document in (known[id] for id in ids if id in known):
-                after, result = transition(document)
-                if after is not document:
-                    pairs.append((document, after))
-                if result is not None:
-                    results.append(result)
-            tried += ids
-            if len(ids) < wanted:
-                break
-        return results, pairs
 
     async def remove(
         self, ids: Sequence[str], transition: Callable[[Document], Document | None], *, files_only: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, cast
@@ -15,6 +15,7 @@ from receiver.deliveries import Delivery
 from receiver.events import Callback, Event, Submission
 from receiver.journal.document import (
     Document,
+    changed_rows,
     file_digests,
     open_deadline,
     to_json,
@@ -115,23 +116,23 @@ def _update(old: Document, new: Document) -> tuple[str, Row]:
     return "update_submission", (version, working, *_searched(row), encode(row), row.id)
 
 
+_WRITES: Mapping[str, tuple[str, Callable[[Any], Row]]] = {
+    "callbacks": ("insert_callback", callback_row),
+    "events": ("insert_event", event_row),
+    "deliveries": ("write_delivery", delivery_row),
+    "attempts": ("write_attempt", attempt_row),
+    "files": ("insert_file", tuple),
+}
+
+
 def difference(old: Document, new: Document) -> dict[str, list[Row]]:
     """Return the rows to write by the name of their statement. Raise UnicodeEncodeError where a text is not UTF-8."""
-    row, was, before = new.submission, old.submission, {item.id: item for item in old.deliveries}
     update, columns = _update(old, new)
-    rows = {
-        update: [columns],
-        "insert_event": [event_row(item) for item in new.new_events],
-        "insert_callback": [callback_row(item) for item in new.new_callbacks],
-        "write_delivery": [
-            delivery_row(item) for item in (*new.closed, *new.deliveries) if item is not before.get(item.id)
-        ],
-    }
-    if new.new_attempts:
-        attempts = {(item.delivery_id, item.number): item for item in new.new_attempts}
-        rows["write_attempt"] = [attempt_row(item) for item in attempts.values()]
-    if row.files is not was.files or row.reply is not was.reply or row.inputs is not was.inputs:
-        rows["insert_file"] = [(row.id, digest) for digest in file_digests(row) - file_digests(was)]
+    rows = {update: [columns]}
+    for kind, items in changed_rows(old, new).items():
+        if items:
+            statement, row_of = _WRITES[kind]
+            rows[statement] = [row_of(item) for item in items]
     return rows
 
 
