@@ -126,7 +126,7 @@ async def opened(folder: Path, database: str | None) -> AsyncIterator[tuple[Runt
     async def nothing(event: Event) -> None:
         return
 
-    function = Function(call=nothing, name=NAME, types=frozenset(EVENT_TYPES), concurrency=4, timeout=30.0)
+    function = Function(call=nothing, destination=NAME, types=frozenset(EVENT_TYPES), concurrency=4, timeout=30.0)
     settings = Settings(
         provider_url="http://127.0.0.1:9", provider_key="path", keys=(KEY,), data=folder / "data", database=database,
         to="", poll_interval=3600.0,

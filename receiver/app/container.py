@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from receiver.app.functions import FunctionHandler
+from receiver.app.functions import Function
 from receiver.app.setups import differing_destinations, differing_keys, kept_setup, setup_of
 from receiver.backoff import UNLINKED
 from receiver.clock import Clock
@@ -366,7 +366,7 @@ def fetcher_of(settings: Settings) -> Fetcher:
 async def replay_of(settings: Settings, journal: Journal) -> Replay:
     """Return a replay to the destinations of the settings, and to functions that an engine has registered by name."""
     registered = await journal.registered()
-    functions = [name for name, handler in registered.items() if handler == FunctionHandler.name]
+    functions = [name for name, handler in registered.items() if handler == Function.name]
     names = {*functions, *(item.name for item in settings.resolved_destinations())}
     return Replay(journal=journal, destinations=names, clock=Clock())
 

@@ -105,14 +105,16 @@ def open_all(
         origins: frozenset[str] = getattr(handler, "reply_origins", frozenset())
         routes.append(dataclasses.replace(route_of(item), reply_origins=origins))
     for function in functions:
-        if function.name in opened:
+        if function.destination in opened:
             raise SettingsError(
-                f"The destination {function.name!r} is in the settings and registered in code as well. "
+                f"The destination {function.destination!r} is in the settings and registered in code as well. "
                 "Give one of them another name.",
                 page="destinations",
             )
-        opened[function.name] = function.destination()
-        routes.append(function.route())
+        opened[function.destination] = OpenDestination(
+            name=function.destination, handler=function, concurrency=function.concurrency, timeout=function.timeout
+        )
+        routes.append(Route(destination=function.destination, types=function.types or None))
     return tuple(routes)
 
 

@@ -6,12 +6,11 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from receiver.deliveries import Receipt
-from receiver.engine.attempts import OpenDestination
 from receiver.events import EVENT_TYPES, Event, EventType
 from receiver.handlers.base import Attempt
-from receiver.intake import Route
 
 OnEvent = Callable[[Event], Awaitable[Receipt | None]]
 
@@ -20,37 +19,20 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}\Z")
 _EXAMPLE = '@receiver.on("task.succeeded", name="catalogue")'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Function:
-    """A function that is a destination."""
+    """A function that is a destination, and its handler. It may raise `RetryLater` and `Rejected` like any handler."""
+
+    name: ClassVar = "function"
 
     call: OnEvent
-    name: str  # the destination's name in the journal
+    destination: str  # the name in the journal
     types: frozenset[EventType]  # empty: every decisive one
     concurrency: int  # calls at once
     timeout: float  # seconds one call may take
 
-    def route(self) -> Route:
-        """Return the route to this function."""
-        return Route(destination=self.name, types=self.types or None)
-
-    def destination(self) -> OpenDestination:
-        """Return the function as the dispatcher calls it."""
-        return OpenDestination(
-            name=self.name, handler=FunctionHandler(self.call), concurrency=self.concurrency, timeout=self.timeout
-        )
-
-
-class FunctionHandler:
-    """Calls a function with the event. It may raise `RetryLater` and `Rejected` like any handler."""
-
-    name = "function"
-
-    def __init__(self, call: OnEvent) -> None:
-        self._call = call
-
     async def deliver(self, attempt: Attempt) -> Receipt:
-        return await self._call(attempt.event) or Receipt()
+        return await self.call(attempt.event) or Receipt()
 
     async def aclose(self) -> None:
         return None

@@ -37,7 +37,8 @@ class TaskHandle:
 
     def __init__(self, runtime: Callable[[], Runtime], submission: Submission) -> None:
         self._runtime = runtime
-        self._submission = submission
+        self.submission = submission
+        """The submission as last read. `status` reads it again."""
 
     def __repr__(self) -> str:
         return f"TaskHandle(id={self.id!r}, task_id={self.task_id!r}, prompt={self.submission.prompt[:40]!r})"
@@ -45,17 +46,12 @@ class TaskHandle:
     @property
     def id(self) -> str:
         """The submission's id. Store it to find the task again."""
-        return self._submission.id
+        return self.submission.id
 
     @property
     def task_id(self) -> str | None:
         """The provider's id. None until it has accepted the request."""
-        return self._submission.task_id
-
-    @property
-    def submission(self) -> Submission:
-        """The submission as last read. `status` reads it again."""
-        return self._submission
+        return self.submission.task_id
 
     async def status(self) -> Submission:
         """Read and return the submission.
@@ -65,8 +61,8 @@ class TaskHandle:
             row = await task.status()
             print(row.task_status, row.task and row.task.progress)
         """
-        self._submission = await self._runtime().journal.find(self.id)
-        return self._submission
+        self.submission = await self._runtime().journal.find(self.id)
+        return self.submission
 
     async def result(self, timeout: float | None = None) -> Event:  # noqa: ASYNC109 - it counts in our clock's seconds
         """Wait for the event `task.succeeded`, also one that came while no process of ours ran.
@@ -107,7 +103,7 @@ class TaskHandle:
 
         async with aclosing(self._runtime().watch(self.id)) as rows:
             async for row in rows:
-                self._submission = row
+                self.submission = row
                 while fresh := [event for event in await self._runtime().retry_outage(read) if event.id not in seen]:
                     for event in reversed(fresh):
                         seen.add(event.id)
@@ -172,7 +168,7 @@ class TaskHandle:
         runtime = self._runtime()
         await runtime.submissions.reply(await self.status(), prompt=prompt, mask=mask)
         try:
-            self._submission = await runtime.submissions.send_reply(self.id)
+            self.submission = await runtime.submissions.send_reply(self.id)
         except Refused as exc:
             if not exc.retry:
                 raise
@@ -222,7 +218,7 @@ class TaskHandle:
         try:
             async with waiting, aclosing(runtime.watch(self.id)) as rows:
                 async for row in rows:
-                    self._submission = row
+                    self.submission = row
                     if done(row):
                         return row
         except TimeoutError as exc:

@@ -166,7 +166,7 @@ class Receiver:
             if checked in self._functions:
                 raise ValueError(f"A function is registered as {checked!r} already. Each needs a name of its own.")
             self._functions[checked] = Function(
-                call=function, name=checked, types=frozenset(types), concurrency=concurrency, timeout=timeout
+                call=function, destination=checked, types=frozenset(types), concurrency=concurrency, timeout=timeout
             )
             return function
 

@@ -40,7 +40,7 @@ from receiver.requests import PictureField, Request, build, check_filter, check_
 from receiver.submissions.inputs import data_uri, read_mask, read_picture
 from receiver.submissions.options import MAX_LABEL, MAX_LABELS, Options, check_button
 from receiver.telemetry import Log, span, trace_headers
-from receiver.tokens import MAX_CALLBACK_URL, MAX_STATE, Tokens
+from receiver.tokens import MAX_CALLBACK_URL, Tokens
 
 __all__ = ["MAX_LABEL", "MAX_LABELS", "Addresses", "Options", "Submissions"]
 
@@ -76,11 +76,9 @@ class Addresses:
         The URL holds unreserved characters only, because the Java sender expands and encodes it again (PROTOCOL.md §7).
 
         Raises:
-            InputError: one of them is longer than the provider allows.
+            InputError: the URL is longer than the provider allows.
         """
         state = self._tokens.state_token(row.id)
-        if len(state) > MAX_STATE:
-            raise InputError(f"The state token has more than {MAX_STATE} characters.")
         if not row.hooked or self._public_url is None:
             return {"state": state}
         hook = f"{self._public_url}/callbacks/{self._tokens.url_token(row.id)}"

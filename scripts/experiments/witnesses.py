@@ -47,7 +47,7 @@ class Witness:
         """Return the destination as `@receiver.on` registers it."""
         return Function(
             call=self._take,
-            name=self.name,
+            destination=self.name,
             types=frozenset(EVENT_TYPES) - frozenset(ALERT_TYPES),
             concurrency=self._concurrency,
             timeout=self._timeout,
