@@ -574,3 +574,33 @@ async def test_a_folder_given_by_mistake_keeps_its_mode(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         await open_store(folder)
     assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def another_database(path: Path) -> None:
+    with connection(path) as db:
+        db.execute("CREATE TABLE notes (text)")
+        db.execute("PRAGMA user_version = 1")
+
+
+@pytest.mark.parametrize("made", [damaged, another_database])
+async def test_a_file_given_by_mistake_stays_as_it_is(tmp_path: Path, made: Callable[[Path], None]) -> None:
+    """`sqlite:/etc/passwd` as root would lock everybody else out of the machine, too."""
+    path = tmp_path / "file"
+    made(path)
+    path.chmod(0o644)
+    before = path.read_bytes()
+    with pytest.raises(JournalError):
+        await open_store(path)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.read_bytes() == before
+
+
+async def test_only_its_owner_reads_a_journal(path: Path) -> None:
+    """A copy that others could read is theirs no more, and neither is its log."""
+    await (await open_journal(path)).aclose()
+    path.chmod(0o644)
+    journal = await open_journal(path)
+    await journal.add(submission(1))
+    files = [path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")]
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o600] * 3
+    await journal.aclose()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -45,12 +45,13 @@ def connect(path: Path, busy_seconds: float) -> Connection:
     # It has every prompt. The files beside it get its mode from SQLite. What cannot be made is told by SQLite.
     # A file that is there is not opened: closing it would drop SQLite's own locks in this process (fcntl(2)).
     with suppress(OSError):
-        if path.is_file():
-            path.chmod(0o600)
-        elif not path.exists():  # a folder given by mistake keeps its mode
-            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    db = _open(path, busy_seconds)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    db, available = _open(path, busy_seconds), migrations("sqlite")
     try:
+        _version(db, path, available[-1][0])  # a file that is no journal keeps its mode
+        for name in (path, f"{path}-wal", f"{path}-shm"):
+            with suppress(OSError):
+                os.chmod(name, 0o600)
         # Before the file is made. A commit writes whole pages with two system calls each, and our rows are large.
         db.execute("PRAGMA page_size = 32768")
         # The log is carried over at 4 MB, as it is by default with pages of 4 KB. 16 MB would fill a small disk.
@@ -70,15 +71,14 @@ def connect(path: Path, busy_seconds: float) -> Connection:
         db.execute("PRAGMA temp_store = MEMORY")
         # Deleted and overwritten rows are zeroed, so that an erased prompt does not stay in unused space.
         db.execute("PRAGMA secure_delete = ON")
-        _migrate(db, path)
+        _migrate(db, path, available)
     except BaseException:
         db.close()
         raise
     return db
 
 
-def _migrate(db: Connection, path: Path) -> None:
-    available = migrations("sqlite")
+def _migrate(db: Connection, path: Path, available: Sequence[tuple[int, str]]) -> None:
     newest = available[-1][0]
     if _version(db, path, newest) == newest:
         return
