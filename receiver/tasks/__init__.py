@@ -537,7 +537,10 @@ class _Reader:
             else:
                 text = item
             if isinstance(text, str):
-                found += filter(None, (part.strip(_AROUND) for part in _NEXT_LINK.split(clean_text(text))))
+                text = clean_text(text)
+                # Nearly every text is one link, and the pattern would take five times as long.
+                parts = _NEXT_LINK.split(text) if "," in text or len(text.split()) > 1 else [text]
+                found += [link for part in parts if (link := part.strip(_AROUND))]
         kept = [link for link in found if len(link) <= MAX_URL][:MAX_LINKS]
         if not found:
             self.problems.append(f"{key} holds no link")
@@ -552,12 +555,12 @@ class _Reader:
             return ()
         found = [
             Button(
-                custom_id=self.text("customId", item.get("customId") or item.get("custom_id"), MAX_CUSTOM_ID + 1),
+                custom_id=self.text("customId", id, MAX_CUSTOM_ID + 1),
                 label=self.text("label", item.get("label")),
                 emoji=self.text("emoji", item.get("emoji")),
             )
             for item in self._list(key, value)
-            if isinstance(item, dict) and (item.get("customId") or item.get("custom_id"))
+            if isinstance(item, dict) and (id := item.get("customId") or item.get("custom_id"))
         ]
         kept = [button for button in found if len(button.custom_id) <= MAX_CUSTOM_ID][:MAX_BUTTONS]
         if len(kept) < len(found):
