@@ -7,7 +7,7 @@ A replayed delivery keeps its id, which is its idempotency key, so a destination
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from typing import cast
+from typing import Any, Literal
 
 from receiver.clock import Clock
 from receiver.deliveries import Delivery
@@ -60,7 +60,7 @@ class Replay:
         """
         self._check(selection, to, Filter(ids=selection.ids))
         orders = []
-        async for delivery in self._deliveries(selection):
+        async for delivery in self._selected("deliveries", selection):
             orders.append(_order(delivery, to or delivery.destination, as_new))
             _check_size(orders)
         return self._distinct(orders)
@@ -74,9 +74,9 @@ class Replay:
         self._check(selection, to, Filter(ids=selection.ids, destination=selection.destination))
         orders: list[Order] = []
         found = 0
-        async for event_id in self._events(selection):
+        async for event in self._selected("events", selection):
             found += 1
-            orders += await self._of_event(event_id, selection, to, as_new)
+            orders += await self._of_event(event, selection, to, as_new)
             _check_size(orders)
         if found and not orders and to is None:
             raise InputError("No selected event ever had a destination. Name one with --to.", page="operate")
@@ -97,19 +97,18 @@ class Replay:
         self.changed()
         return done
 
-    async def _of_event(self, event_id: str, selection: Filter, to: str | None, as_new: bool) -> list[Order]:
+    async def _of_event(self, event: Event, selection: Filter, to: str | None, as_new: bool) -> list[Order]:
         narrowed = selection.destination is not None
         newest: dict[str, Delivery] = {}  # by destination
-        event = await self._journal.event(event_id) if narrowed or to is None else None
-        for delivery in [] if event is None else await self._journal.event_deliveries(event):
+        for delivery in await self._journal.event_deliveries(event) if narrowed or to is None else ():
             if selection.destination in (None, delivery.destination):
                 newest.setdefault(delivery.destination, delivery)
         if to is None:
             return [_order(delivery, name, as_new) for name, delivery in newest.items()]
-        named = selection.ids or selection.type or event_id.partition(".")[2].startswith(DECISIVE)
+        named = selection.ids or selection.type or event.type in DECISIVE
         if not named or (narrowed and not newest):
             return []
-        return [Order(event_id=event_id, submission_id=event_id.partition(".")[0], destination=to, as_new=as_new)]
+        return [Order(event_id=event.id, submission_id=event.submission_id, destination=to, as_new=as_new)]
 
     def _check(self, selection: Filter, to: str | None, by_ids: Filter) -> None:
         """Raise InputError unless the selection is by ids or by conditions. `by_ids` has all that ids allow: a further
@@ -140,19 +139,13 @@ class Replay:
             self._check_destination(name, "replay to another one with --to")
         return distinct
 
-    async def _deliveries(self, selection: Filter) -> AsyncIterator[Delivery]:
+    async def _selected(self, kind: Literal["deliveries", "events"], selection: Filter) -> AsyncIterator[Any]:
+        find = self._journal.find_delivery if kind == "deliveries" else self._journal.find_event
         for id in selection.ids or ():
-            yield await self._journal.find_delivery(id)
+            yield await find(id)
         if not selection.ids:
-            async for row in self._journal.selected("deliveries", selection):
-                yield cast(Delivery, row.record)
-
-    async def _events(self, selection: Filter) -> AsyncIterator[str]:
-        for id in selection.ids or ():
-            yield (await self._journal.find_event(id)).id
-        if not selection.ids:
-            async for row in self._journal.selected("events", selection):
-                yield cast(Event, row.record).id
+            async for row in self._journal.selected(kind, selection):
+                yield row.record
 
 
 def _check_size(orders: list[Order]) -> None:
