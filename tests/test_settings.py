@@ -318,6 +318,11 @@ WRONG = [
         {"DATABASE_URL": "postgres://u:[s3cret]x@h/d"},
         "In a password write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D",
     ),
+    *(
+        ({"DATABASE_URL": f"postgres://u:12{sign}s3cret@h/d"}, "In a password write @ : / ? # [ ] as %40")
+        for sign in "@/?#"
+    ),
+    ({"DATABASE_URL": "postgres://u:s3cret@x@h/d?sslmode=require"}, "In a password write @ : / ? # [ ] as %40"),
     ({"DATABASE_URL": "psql 'postgres://u:s3cret@h/d'"}, "Leave out all before postgresql:// and quotes at the end"),
     ({"DATABASE_URL": "jdbc:postgresql://h/d?password=s3cret"}, "Leave out all before postgresql:// and quotes"),
     ({"DATABASE_URL": "mysql+asyncpg://u:s3cret@h/d"}, "DATABASE_URL is wrong: it does not begin with sqlite:"),

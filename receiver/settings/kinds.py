@@ -24,7 +24,7 @@ _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\Z")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
-_PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):([^?#]+)@")
+_PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):(.+)@")
 _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
@@ -304,6 +304,9 @@ def check_database(value: str) -> str:
         parts = urlsplit(value)
         if "," not in parts.netloc:  # several hosts, one of which is the primary
             _ = parts.port
+        rest = parts.path + parts.query.partition("=")[0]
+        if kind == "postgres" and (parts.netloc.count("@") > 1 or "@" in rest or parts.fragment):
+            raise ValueError(value)  # the password ended too early, and the host would be a part of it
     except ValueError:
         raise ValueError("it is no URL. In a password write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D") from None
     if not value.partition(":")[2].startswith("//") or len(value) <= len(f"{parts.scheme}://"):
