@@ -10,10 +10,11 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from receiver.deliveries import AttemptRecord, Delivery
 from receiver.events import Callback, Event
-from receiver.journal.document import Document, open_deadline, to_json
+from receiver.journal.document import Document, open_deadline, replace, to_json
 from receiver.journal.pages import Dialect, page_query, requests_query
 from receiver.journal.postgres.connections import Connection
 from receiver.journal.rows import queries, request_row, stored_rows, working_set
@@ -51,9 +52,6 @@ SUBMISSION_COLUMNS = (
 )  # fmt: skip
 """Columns of a submission that a write may change, and those that tell which one it is."""
 BODY = SUBMISSION_COLUMNS.index("body")
-_DELIVERY = tuple(name for name in Delivery.__struct_fields__ if name != "receipt")
-_delivery = attrgetter(*_DELIVERY)
-attempt_row = attrgetter(*AttemptRecord.__struct_fields__)
 
 
 def submission_row(document: Document, version: int, *, working: bool = True, body: bool = True) -> Row:
@@ -75,7 +73,7 @@ def callback_row(item: Callback) -> Row:
 
 
 def delivery_row(item: Delivery) -> Row:
-    return (*_delivery(item), None if item.receipt is None else to_json(item.receipt))
+    return astuple(item if item.receipt is None else replace(item, receipt=to_json(item.receipt)))
 
 
 class Table(NamedTuple):
@@ -92,8 +90,8 @@ TABLES: Mapping[str, Table] = {
     "requests": Table(("id", "kind", "labels", "prompt"), request_row),
     "callbacks": Table(("submission_id", "received_ms", "cause", "body"), callback_row),
     "events": Table(("id", "submission_id", "type", "created_ms", "body"), event_row),
-    "deliveries": Table((*_DELIVERY, "receipt"), delivery_row),
-    "attempts": Table(AttemptRecord.__struct_fields__, attempt_row),
+    "deliveries": Table(Delivery.__struct_fields__, delivery_row),
+    "attempts": Table(AttemptRecord.__struct_fields__, astuple),
     "files": Table(("submission_id", "digest"), attrgetter("submission_id", "digest")),
     "leftovers": Table(("digest",), lambda item: (item.digest,)),
     "values": Table(("key", "data", "version"), lambda item: (item.key, item.data.decode(), item.version)),
@@ -128,6 +126,7 @@ _CHANGED = ", ".join(
     f"{name} = coalesce(new.{name}, old.{name})" if name in ("working", "body") else f"{name} = new.{name}"
     for name in SUBMISSION_COLUMNS[2:]
 )
+_PROGRESS = Delivery.__struct_fields__[5:]  # behind its ids, destination and time of creation
 PARTS: Mapping[str, str] = {
     "update": (
         f"UPDATE receiver.submissions AS old SET version = old.version + 1, {_CHANGED} FROM {{rows}} AS new "  # noqa: S608
@@ -140,8 +139,8 @@ PARTS: Mapping[str, str] = {
     # Only a replay opens a delivery again, and only one of its own submission.
     "deliveries": _insert(
         "deliveries",
-        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _DELIVERY[5:])}, "
-        "receipt = excluded.receipt WHERE deliveries.submission_id = excluded.submission_id AND "
+        f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _PROGRESS)} "
+        "WHERE deliveries.submission_id = excluded.submission_id AND "
         "(deliveries.status IN ('pending', 'running') OR excluded.manual) RETURNING 1",
     ),
     "attempts": _insert(
