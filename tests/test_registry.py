@@ -377,5 +377,5 @@ def test_built_in_handlers_come_through_the_same_door(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["ntfy://boats", "mmost://host/s3cret", "msteams://s3cret"])
 def test_a_service_of_apprise_is_named_with_chat_before_it(url: str) -> None:
     """The scheme that the service's own page shows is none of ours."""
-    with pytest.raises(SettingsError, match=rf"If Apprise knows such URLs, write chat:{url.partition(':')[0]}:…"):
+    with pytest.raises(SettingsError, match=rf"knows such URLs, write .*chat:{url.partition(':')[0]}://\."):
         build(Destination(name="a", url=url))

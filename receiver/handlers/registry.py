@@ -216,7 +216,7 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
     problem = f"no handler takes URLs that begin with {scheme}:{hint}. {guessed(scheme, schemes)}"
     if "chat" in registry:
-        problem += f" If Apprise knows such URLs, write chat:{scheme}:…"
+        problem += f" If Apprise knows such URLs, write chat: before it, as in chat:{scheme}://."
     raise _wrong(destination, problem)
 
 

@@ -11,6 +11,7 @@ _URL = re.compile(r"https?://\S+")
 _RATIO = re.compile(r"--(?:ar|aspect)\s+(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)")
 _VERSION = re.compile(r"--(v|version|niji)\s+(\d+(?:\.\d+)?)")
 _SPEED = re.compile(r"--(fast|relax|turbo)\b")
+_ZOOM = re.compile(r"--zoom\s+(\d+(?:\.\d+)?)")
 _VIDEO = re.compile(r"--(?:video|motion)\b")
 _MOTION = re.compile(r"--motion\s+(low|high)\b")
 SIDE = 1024
@@ -36,6 +37,12 @@ def ratio(prompt: str) -> float:
 def picture_size(ratio: float, side: int = SIDE) -> tuple[int, int]:
     """Return width and height of a picture or grid: about ``side``², in the given proportions, both even."""
     return 2 * round(side * ratio**0.5 / 2), 2 * round(side / ratio**0.5 / 2)
+
+
+def zoom(prompt: str) -> float:
+    """Return the factor of ``--zoom``, 1 to 2, and 2 when none is named."""
+    found = _ZOOM.search(prompt)
+    return min(2.0, max(1.0, float(found[1]))) if found else 2.0
 
 
 def video(prompt: str) -> tuple[str, str] | None:

@@ -225,7 +225,7 @@ def by_prefix(custom_id: str) -> Button | None:
     if name is None:
         return None
     button, place = _BY_NAME[name], re.match("::([1-4])(?:::|$)", custom_id[len(name) :])
-    return replace(button, place=int(place[1])) if place and button.effect not in {"zoom", "reroll"} else button
+    return replace(button, place=int(place[1])) if place and button.effect != "reroll" else button
 
 
 # --- work ----------------------------------------------------------------------------------------------------
@@ -308,7 +308,6 @@ _ADDED: dict[str, Sides] = {
     "pan_down": (0.0, 0.0, 0.0, 0.5),
     "zoom_2x": (0.5, 0.5, 0.5, 0.5),
     "zoom_1.5x": (0.25, 0.25, 0.25, 0.25),
-    "custom_zoom": (0.5, 0.5, 0.5, 0.5),
 }
 
 
@@ -354,6 +353,9 @@ class Press:
             return Extended(picture, _ADDED[effect], take)
         if effect == "square":
             return squared(picture, take)
+        if effect == "custom_zoom":
+            side = (prompts.zoom(self.prompt) - 1) / 2
+            return Extended(picture, (side, side, side, side), take)
         if effect == "repaint":
             return Repainted(picture, scenes(self.prompt, self.seed, picture.ratio)[index], self.mask)
         return varied(picture, self.prompt, self.seed, index, subtle=effect == "vary_subtle")
