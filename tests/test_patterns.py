@@ -44,6 +44,7 @@ COMMON = ("a", "1", " ", "\n", '"', "<", "[", "(", "画", "-", "/", "\\")
 ELSEWHERE = {
     ("bucket/errors.py", "compile"),  # a table, whose patterns are found in the module
     ("tasks/reasons.py", "search"),  # a table of texts
+    ("journal/rows.py", "sub"),  # a table for our own SQL
     ("requests.py", "fullmatch"),  # named by calls of `_matching`
     ("intake/followups.py", "fullmatch"),  # both are a table of names
     ("intake/followups.py", "compile"),
