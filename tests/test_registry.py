@@ -379,3 +379,10 @@ def test_a_service_of_apprise_is_named_with_chat_before_it(url: str) -> None:
     """The scheme that the service's own page shows is none of ours."""
     with pytest.raises(SettingsError, match=rf"knows such URLs, write .*chat:{url.partition(':')[0]}://\."):
         build(Destination(name="a", url=url))
+
+
+@pytest.mark.parametrize("url", ["r2://acme/x", "minio://s3cret/x", "azure://acme", "gcs://acme", "B2://acme"])
+def test_a_bucket_of_another_programs_scheme_is_told_ours(url: str) -> None:
+    """Not those of chats."""
+    with pytest.raises(SettingsError, match=r"Write s3://BUCKET/FOLDER, .*, gs:// or az://\.$"):
+        build(Destination(name="a", url=url))

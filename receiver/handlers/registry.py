@@ -31,6 +31,8 @@ OURS = ("chat", "command", "discord", "file", "s3", "slack", "webhook")
 
 _OTHER_NAMES = {"http": "webhook", "https": "webhook", "gs": "s3", "az": "s3"}
 """Names of our handlers by schemes that differ from them, for handlers that cannot be loaded."""
+_STORES = frozenset({"abfs", "abfss", "azure", "b2", "gcs", "minio", "r2", "wasb", "wasbs"})
+"""Schemes that other programs have for buckets."""
 
 log = Log("receiver.handlers")
 
@@ -215,7 +217,9 @@ def _by_scheme(destination: Destination, registry: Registry) -> str:
     broken = [name for name in registry if name not in usable]
     hint = f" (not loaded: {', '.join(broken)})" if broken else ""
     problem = f"no handler takes URLs that begin with {scheme}:{hint}. {guessed(scheme, schemes)}"
-    if "chat" in registry:
+    if scheme in _STORES:
+        problem += " Write s3://BUCKET/FOLDER, with ?endpoint=https://… where it is not Amazon's, gs:// or az://."
+    elif "chat" in registry:
         problem += f" If Apprise knows such URLs, write chat: before it, as in chat:{scheme}://."
     raise _wrong(destination, problem)
 
