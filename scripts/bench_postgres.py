@@ -428,7 +428,7 @@ GROWTH = """
 INSERT INTO receiver.submissions (
     id, version, task_id, status, display, task_status, ended, hooked, settled, body, working)
 SELECT '00' || lpad(n::text, 24, '0'), 1, 't' || n, 'accepted', 'succeeded', 'SUCCESS',
-    'task.succeeded', true, true, '{{}}', '{{}}' FROM generate_series({first}, {last}) AS n;
+    'task.succeeded', true, true, '{{}}', '[[],{{}},{{}}]' FROM generate_series({first}, {last}) AS n;
 INSERT INTO receiver.events (id, submission_id, type, created_ms, body)
 SELECT '00' || lpad(n::text, 24, '0') || '.task.succeeded', '00' || lpad(n::text, 24, '0'), 'task.succeeded', 1, '{{}}'
 FROM generate_series({first}, {last}) AS n;

@@ -40,10 +40,10 @@ from receiver.errors import JournalError
 from receiver.events import Callback, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.document import Document
-from receiver.journal.postgres import batch, connections
+from receiver.journal.postgres import connections, documents
 from receiver.journal.postgres.connections import read_address
+from receiver.journal.postgres.documents import fetch
 from receiver.journal.postgres.maintenance import LOCK
-from receiver.journal.postgres.tables import fetch
 from receiver.journal.store import StoredRow
 
 replace = msgspec.structs.replace
@@ -386,7 +386,7 @@ async def test_a_name_that_is_taken_meanwhile(
             await other.add(submission(1, once="order 7"))
         return found
 
-    monkeypatch.setattr(batch, "fetch", fetching)
+    monkeypatch.setattr(documents, "fetch", fetching)
     rows = [submission(2, once="order 7"), submission(3), submission(4, once="order 8"), submission(5, once="order 8")]
     found = await store_of(journal)._run_batch(rows)
     assert [row.id for row in found] == [submission(number).id for number in (1, 3, 4, 4)]

@@ -19,7 +19,7 @@ from postgres import open_journal
 from receiver.journal.document import DUE_FIELDS
 from receiver.journal.pages import due_query, page_query, requests_query
 from receiver.journal.postgres.connections import SETTINGS
-from receiver.journal.postgres.tables import DIALECT, PARTS, SQL, array, write_statement
+from receiver.journal.postgres.documents import DIALECT, PARTS, SQL, array, write_statement
 from receiver.journal.store import EVERYTHING, ROW_KINDS, Filter, RowKind
 
 MANY = """
@@ -28,7 +28,7 @@ INSERT INTO receiver.submissions (
     send_due_ms, poll_due_ms, media_due_ms, deadline_due_ms, body, working)
 SELECT 's' || n, 1, CASE WHEN n % 50 = 0 THEN 's' || n - 1 END, 't' || n, 'accepted',
     'succeeded', '', CASE WHEN n % 2 = 0 THEN 'task.succeeded' END, true, false, {now} + n, {now} + n, {now} + n,
-    {now} + n, '{{}}', '{{}}'
+    {now} + n, '{{}}', '[[],{{}},{{}}]'
 FROM generate_series(1, {count}) AS n;
 INSERT INTO receiver.requests (id, kind, labels, prompt)
 SELECT 's' || n, 'imagine', '', 'a boat' FROM generate_series(1, {count}) AS n;

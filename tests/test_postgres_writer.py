@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from waiting import PATIENCE
 
-from receiver.journal.postgres.batch import MAX_BATCH, SMALL_BATCH, WIDTH, Writer
+from receiver.journal.postgres.documents import MAX_BATCH, SMALL_BATCH, WIDTH, Writer
 
 
 def put(writer: Writer[str], names: Sequence[str]) -> list[asyncio.Task[str]]:

@@ -15,7 +15,7 @@ from receiver.events import Callback
 from receiver.journal import Changed, Decide, Journal, membership, transitions
 from receiver.journal.document import Document, replace
 from receiver.journal.membership import SharedMembership
-from receiver.journal.postgres.batch import Writer
+from receiver.journal.postgres.documents import Writer
 
 LATE_SECONDS = 0.3
 HASTY: Mapping[str, float] = {"HEARTBEAT_SECONDS": 1.0, "EXPIRE_SECONDS": 5.0}

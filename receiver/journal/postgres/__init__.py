@@ -1,8 +1,7 @@
 """The store on PostgreSQL (14 or newer): for many processes on many machines.
 
 store         `PostgresStore`
-batch         operations that wait share a transaction: read documents, run transitions, write differences
-tables        columns, rows of records, the statement that writes a batch, listings
+documents     documents in tables: read them, write their difference in batches, list rows
 connections   the pool, transactions whose answer may get lost, the driver's errors as sentences, NOTIFY
 maintenance   migrations, check, rewrite and copy all tables
 """

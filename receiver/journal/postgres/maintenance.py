@@ -8,9 +8,9 @@ from typing import cast
 
 from receiver.errors import InputError, JournalError
 from receiver.journal.document import Document
-from receiver.journal.postgres import tables
+from receiver.journal.postgres import documents
 from receiver.journal.postgres.connections import ERRORS, Connection, Connections, translated
-from receiver.journal.postgres.tables import SQL, fetch
+from receiver.journal.postgres.documents import SQL, fetch
 from receiver.journal.rows import TABLES, migrations, read_document, request_row
 from receiver.journal.store import EVERYTHING, Key, RowKind, StoredRow
 from receiver.journal.transfer import COPIED_VALUES
@@ -130,15 +130,15 @@ class HeldRows:
     async def page(self, kind: RowKind, after: Key | None, limit: int) -> list[StoredRow]:
         with translated(self._where):
             read = read_document if kind == "submissions" else None
-            return await tables.fetch_page(self._db, kind, EVERYTHING, after, limit, read=read)
+            return await documents.fetch_page(self._db, kind, EVERYTHING, after, limit, read=read)
 
     async def put(self, kind: RowKind, rows: Sequence[StoredRow]) -> None:
-        table, keys = tables.TABLES[kind], ["number"] if kind in ("callbacks", "events") else []
+        table, keys = documents.TABLES[kind], ["number"] if kind in ("callbacks", "events") else []
         records = [(*(row.key if keys else ()), *table.write(row.record)) for row in rows]
         copies = [(TABLES[kind].name, [*keys, *table.columns], records)]
         if kind == "submissions":
             requests = [request_row(cast(Document, row.record).submission) for row in rows]
-            copies.append(("requests", list(tables.TABLES["requests"].columns), requests))
+            copies.append(("requests", list(documents.TABLES["requests"].columns), requests))
         with translated(self._where):
             for name, columns, given in copies:
                 await self._db.copy_records_to_table(name, schema_name="receiver", columns=columns, records=given)

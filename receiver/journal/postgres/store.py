@@ -13,7 +13,6 @@ from receiver.journal.document import Document, Transition
 from receiver.journal.membership import SharedMembership
 from receiver.journal.pages import due_query
 from receiver.journal.postgres import maintenance
-from receiver.journal.postgres.batch import Operation, RowCache, Update, Writer, commit, load, write
 from receiver.journal.postgres.connections import (
     Changed,
     Connection,
@@ -23,7 +22,19 @@ from receiver.journal.postgres.connections import (
     read_address,
     translated,
 )
-from receiver.journal.postgres.tables import DIALECT, execute, fetch, fetch_page
+from receiver.journal.postgres.documents import (
+    DIALECT,
+    Operation,
+    RowCache,
+    Update,
+    Writer,
+    commit,
+    execute,
+    fetch,
+    fetch_page,
+    load,
+    write,
+)
 from receiver.journal.rows import REMOVED, counts_of, from_row, read_submission
 from receiver.journal.store import Counts, DueKind, Filter, Key, RowKind, Rows, SharedValue, StoredRow
 

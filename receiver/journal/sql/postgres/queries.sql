@@ -1,4 +1,4 @@
--- Named statements with `$1`, `$2` …. `tables.py` makes the statements that write rows.
+-- Named statements with `$1`, `$2` …. `documents.py` makes the statements that write rows.
 -- The planner avoids sorting at any price (`connections.PLANS`) and would rather walk through a whole table in the
 -- order of its key. Where few rows are found by another key, `|| ''` keeps it from that. Statuses that are parameters
 -- keep it from partial indexes.
