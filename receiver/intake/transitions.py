@@ -483,12 +483,10 @@ def expired(row: Submission, rules: Rules) -> Change | None:
         reason = f"{row.detail or 'The answer to the submit was lost.'} No callback told what became of it."
     elif row.misses:
         reason = f"The provider said nothing of task {row.task_id} in its last {row.misses} answers."
+    elif row.task is not None and (other := row.task.other_status):
+        reason = f"At the deadline the provider says {other} of task {row.task_id}, which is no status it documents."
     else:
         reason = f"The provider still says {row.task_status or 'nothing'} of task {row.task_id} at the deadline."
-        if row.task is not None and (other := row.task.other_status):
-            reason = (
-                f"At the deadline the provider says {other} of task {row.task_id}, which is no status it documents."
-            )
     return lose(row, reason, rules)
 
 
@@ -688,7 +686,7 @@ def _announce(row: Submission, rules: Rules, *events: Event) -> Change:
 def fan_out(row: Submission, events: Sequence[Event], rules: Rules) -> tuple[Delivery, ...]:
     """Return the deliveries of new events. A result's wait for its files, at most as long as the policy allows."""
     waits_ms = row.late_ms if events and row.awaits_files(rules.now_ms) else None
-    deliveries = [
+    return tuple(
         Delivery(
             id=steady_id(event.id, destination) if rules.policy.steady else new_id(rules.now_ms),
             event_id=event.id,
@@ -699,5 +697,4 @@ def fan_out(row: Submission, events: Sequence[Event], rules: Rules) -> tuple[Del
         )
         for event in events
         for destination in rules.destinations(row, event.type)
-    ]
-    return tuple(deliveries)
+    )
