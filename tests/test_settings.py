@@ -320,7 +320,7 @@ WRONG = [
     ),
     *(
         ({"DATABASE_URL": f"postgres://u:12{sign}s3cret@h/d"}, "In a password write @ : / ? # [ ] as %40")
-        for sign in "@/?#"
+        for sign in "@?#"
     ),
     ({"DATABASE_URL": "postgres://u:s3cret@x@h/d?sslmode=require"}, "In a password write @ : / ? # [ ] as %40"),
     ({"DATABASE_URL": "psql 'postgres://u:s3cret@h/d'"}, "Leave out all before postgresql:// and quotes at the end"),

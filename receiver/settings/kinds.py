@@ -304,8 +304,8 @@ def check_database(value: str) -> str:
         parts = urlsplit(value)
         if "," not in parts.netloc:  # several hosts, one of which is the primary
             _ = parts.port
-        rest = parts.path + parts.query.partition("=")[0]
-        if kind == "postgres" and (parts.netloc.count("@") > 1 or "@" in rest or parts.fragment):
+        ended = parts.netloc.count("@") > 1 or "@" in parts.query.partition("=")[0] or parts.fragment
+        if kind == "postgres" and ended:
             raise ValueError(value)  # the password ended too early, and the host would be a part of it
     except ValueError:
         raise ValueError("it is no URL. In a password write @ : / ? # [ ] as %40 %3A %2F %3F %23 %5B %5D") from None
