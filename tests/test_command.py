@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from waiting import PATIENCE
 from receiver.deliveries import Receipt
 from receiver.errors import SettingsError
 from receiver.handlers.base import Attempt, Rejected, RetryLater
-from receiver.handlers.command import CommandFailed, CommandHandler
+from receiver.handlers.command import CommandFailed, CommandHandler, Process
 from receiver.handlers.registry import build
 from receiver.settings import Destination
 from receiver.settings.options import read_options
@@ -211,6 +211,34 @@ async def test_a_cancelled_attempt_leaves_nothing_running(tmp_path: Path, trap: 
             await task
     await ended(tmp_path / "pid")
     await ended(tmp_path / "child")
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_start_that_is_cancelled_leaves_nothing_running(
+    tmp_path: Path, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """At whichever turn of the loop. asyncio would wait for its end for ever, and a drain with it."""
+    pids: list[int] = []
+
+    class Noted(Process):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            pids.append(self._pid)
+
+    async def cancel_all() -> None:
+        for turns in range(1, 7):
+            task = asyncio.create_task(Noted.start(["/bin/sh", "-c", "sleep 600"], tmp_path, {}))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(outcome, Process):
+                await outcome.end(0.0)
+        while len(pids) < 6 or any(map(alive, pids)):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(cancel_all(), PATIENCE))
 
 
 async def test_what_it_leaves_behind_ends_with_it_and_holds_up_nobody(tmp_path: Path) -> None:

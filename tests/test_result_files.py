@@ -151,8 +151,8 @@ def test_the_numbers_are_bounded() -> None:
 def test_a_result_without_links_says_so_and_takes_later_ones() -> None:
     """It is one missing file until there are links."""
     row = expected(view())
-    assert (row.media_problem, len(row.expected)) == (files.NO_LINK, 1)
-    again = tried(row, 400_000, view(image_urls=FOUR), **{"": Failure(problem=files.NO_LINK)})
+    assert (row.media_problem, len(row.expected)) == (files.no_link(None), 1)
+    again = tried(row, 400_000, view(image_urls=FOUR), **{"": Failure(problem=files.no_link(None))})
     assert due(again) == [f"image_urls.{number}" for number in range(4)]
     assert expected(view(), kind="describe").files == ()
 

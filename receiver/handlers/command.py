@@ -187,9 +187,16 @@ class Process(asyncio.SubprocessProtocol):
     @classmethod
     async def start(cls, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:
         """Start a program. Its first argument is its path. Raise OSError if the system cannot start it."""
-        _, process = await asyncio.get_running_loop().subprocess_exec(
-            cls, *arguments, cwd=folder, env=dict(environment), start_new_session=True
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(
+            loop.subprocess_exec(cls, *arguments, cwd=folder, env=dict(environment), start_new_session=True)
         )
+        try:
+            _, process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # asyncio itself would wait for ever for pipes that it has not connected. End it as soon as it is there.
+            starting.add_done_callback(_end_at_once)
+            raise
         return process
 
     @property
@@ -237,6 +244,13 @@ class Process(asyncio.SubprocessProtocol):
             raise
         finally:
             self._transport.close()
+
+
+def _end_at_once(started: asyncio.Future[tuple[asyncio.SubprocessTransport, Process]]) -> None:
+    if not started.cancelled() and started.exception() is None:
+        transport, _ = started.result()
+        _signal(transport.get_pid(), signal.SIGKILL)
+        transport.close()
 
 
 def _signal(group: int, number: signal.Signals) -> None:
