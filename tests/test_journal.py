@@ -35,6 +35,7 @@ from receiver.errors import JournalError, NotFound
 from receiver.events import DisplayStatus, ExpectedFile, Media, Submission
 from receiver.journal import Change, Journal
 from receiver.journal.journal import MANY
+from receiver.journal.selection import Order
 from receiver.journal.store import Counts, DestinationCount, DueKind, Filter
 from receiver.journal.store import Store as Contract
 from receiver.journal.transitions import FREED_AFTER, FREED_TOGETHER
@@ -496,6 +497,31 @@ async def test_a_retry_of_the_last_word_stays(journal: Journal) -> None:
     assert await status_of(journal, 2) == "pending"
     assert await take(journal, 4) == []
     assert [work.delivery.attempt for work in await take(journal, 5)] == [2]
+
+
+async def test_a_replay_knows_how_attempts_ended_meanwhile(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another replay, and its attempt, come between the look and the change: each attempt keeps its number."""
+    await fill(journal, 1)
+    (work,) = await take(journal)
+    await journal.complete(completion(work, outcome="rejected", status="dead"))
+    item = work.delivery
+    order = Order(event_id=item.event_id, submission_id=item.submission_id, destination="folder", delivery_id=item.id)
+    update = journal.store.update
+
+    async def later(id: str, transition: Any) -> Any:
+        monkeypatch.setattr(journal.store, "update", update)
+        await journal.replay([order], NOW)
+        (again,) = await take(journal)
+        await journal.complete(completion(again))
+        return await update(id, transition)
+
+    monkeypatch.setattr(journal.store, "update", later)
+    (done,) = await journal.replay([order], NOW)
+    assert (done.outcome, done.was) == ("again", "succeeded")
+    (last,) = await take(journal)
+    assert last.delivery.attempt == 3
+    attempts = await journal.attempts(item.id)
+    assert sorted((one.number, one.outcome) for one in attempts) == [(1, "rejected"), (2, "succeeded"), (3, None)]
 
 
 async def test_what_a_person_asked_for_is_exempt(journal: Journal) -> None:

@@ -530,24 +530,29 @@ class Journal:
 
     async def replay(self, orders: Sequence[Order], now_ms: int) -> list[Replayed]:
         """Make the ordered deliveries due now, in one transaction for each submission."""
-        _, found, events = await self._replayed(orders)
         by_id: dict[str, list[Order]] = defaultdict(list)
         for order in orders:
             by_id[order.submission_id].append(order)
 
-        async def carry_out(id: str, mine: list[Order]) -> list[Replayed]:
-            done = await self.store.update(
-                id, lambda document: transitions.replay(document, mine, found, events, now_ms)
-            )
-            return done or [transitions.outcome_of(order, None, now_ms, event=False) for order in mine]
+        async def carry_out(id: str, mine: list[Order], read: _Replayable) -> list[Replayed]:
+            documents, found, events = read
+            if id not in documents:
+                return [transitions.outcome_of(order, None, now_ms, event=False) for order in mine]
 
-        done = await asyncio.gather(*(carry_out(id, mine) for id, mine in by_id.items()))
+            def transition(document: Document) -> tuple[Document, list[Replayed] | None]:
+                if document.version != documents[id].version:
+                    return document, None  # an attempt may have closed what was read before
+                return transitions.replay(document, mine, found, events, now_ms)
+
+            done = await self.store.update(id, transition)
+            return await carry_out(id, mine, await self._replayed(mine)) if done is None else done
+
+        read = await self._replayed(orders)
+        done = await asyncio.gather(*(carry_out(id, mine, read) for id, mine in by_id.items()))
         results = {id: iter(some) for id, some in zip(by_id, done, strict=True)}
         return [next(results[order.submission_id]) for order in orders]
 
-    async def _replayed(
-        self, orders: Sequence[Order]
-    ) -> tuple[dict[str, Document], dict[str, Delivery], dict[str, Event]]:
+    async def _replayed(self, orders: Sequence[Order]) -> _Replayable:
         """Read the rows of orders: documents, and deliveries and events that are no longer in them."""
         documents = await self.store.load(sorted({order.submission_id for order in orders}))
         named = tuple(sorted({order.delivery_id for order in orders if order.delivery_id is not None}))
@@ -623,6 +628,9 @@ class Journal:
     async def problems(self) -> list[str]:
         """Read everything and return its faults as sentences."""
         return await self.store.problems(frozenset(item.owner for item in await self.engines()))
+
+
+_Replayable = tuple[dict[str, Document], dict[str, Delivery], dict[str, Event]]
 
 
 def _if_settled(document: Document) -> Document | None:

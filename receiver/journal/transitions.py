@@ -467,11 +467,12 @@ def replay(
     Args:
         document: of the submission.
         orders: for this submission.
-        found: its deliveries that the orders may repeat, by id. Open ones are taken from the document.
+        found: its deliveries that the orders may repeat, by id. Open ones, and those that this transaction has closed,
+            are taken from the document.
         events: its events that the orders name, by id.
         now_ms: epoch milliseconds.
     """
-    known = {**found, **{item.id: item for item in document.deliveries}}
+    known = {**found, **{item.id: item for item in (*document.closed, *document.deliveries)}}
     results = []
     row = document.submission
     again_row = files.refetch(row, now_ms) if row.ended == "task.succeeded" else row
