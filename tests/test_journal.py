@@ -633,6 +633,27 @@ async def test_a_pause_holds_up_one_destination_for_its_time(journal: Journal) -
     assert len(await take(journal, 100)) == 1
 
 
+async def test_the_end_of_a_pause_changes_only_what_waited_for_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long pause leaves many deliveries, and nearly all are due as they are. Each change would cost a write."""
+    await journal.register({"folder": "file"})
+    await fill(journal, 3)
+    (work,) = await take(journal, limit=1)
+    await journal.complete(completion(work, outcome="failed", status="pending", counts=True, due_ms=NOW + 50))
+    await journal.pause("folder", NOW + 100, "503")
+    update, changed = journal.store.update, list[str]()
+
+    async def noted(id: str, transition: Any) -> Any:
+        changed.append(id)
+        return await update(id, transition)
+
+    monkeypatch.setattr(journal.store, "update", noted)
+    assert await journal.resume("folder")
+    assert changed == [work.delivery.submission_id]
+    assert len(await take(journal, 1)) == 3
+
+
 async def test_work_brings_all_an_attempt_needs(journal: Journal) -> None:
     """The delivery as claimed, the event, how its files stand now, this submission's receipts everywhere, and the
     parent's here."""

@@ -465,7 +465,11 @@ class Journal:
         until_ms = record.paused_until_ms
         if until_ms is not None:
             wanted = Filter(destination=destination, status="pending", due_after_ms=0)
-            waiting = {item.submission_id async for item in self._each("deliveries", wanted, Delivery)}
+            waiting = {
+                item.submission_id
+                async for item in self._each("deliveries", wanted, Delivery)
+                if item.created_ms < item.due_ms <= until_ms  # few: what came during the pause is due anyway
+            }
             await self._update(waiting, lambda document: (transitions.end_wait(document, destination, until_ms), None))
         await self._change_destination(destination, transitions.resumed)
         return True
