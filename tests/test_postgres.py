@@ -183,6 +183,9 @@ async def test_a_server_without_tls_that_is_asked_for_it(store: PostgresStore) -
     """And a way to ask that is none."""
     assert "it does not offer TLS. See sslmode" in await refused(f"{store.url}?sslmode=require")
     assert "`sslmode` parameter must be one of: disable, allow," in await refused(f"{store.url}?sslmode=always")
+    asked = "sslmode=require&ssl_min_protocol_version=TLSv9"
+    assert "No such TLS version: TLSv9. See sslmode" in await refused(f"{store.url}?{asked}")
+    assert "direct TLS requires sslmode=require" in await refused(f"{store.url}?sslmode=allow&sslnegotiation=direct")
 
 
 async def test_a_certificate_that_is_not_trusted(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ _AGAIN = "A `serve` or `worker` that runs goes on by itself once that works."
 _LOST = ("unreachable", _AGAIN)
 _TABLES = ("missing", "Its tables are not there: run `receiver migrate`.")
 _TLS = ("denied", "See sslmode and sslrootcert (a certificate to check the server's with) in RECEIVER_DATABASE.")
+_ON_TLS = ("root certificate file", "`ssl", "direct TLS", "No such TLS", "Unsupported TLS")
+"""Beginnings of the driver's sentences about TLS."""
 _REMEDIES: Mapping[str, tuple[str, str]] = {
     "08": _LOST,
     "08P01": (
@@ -101,7 +103,7 @@ def sentence(exc: BaseException, where: str) -> JournalError:
         (fault, remedy), text = _TLS, "it does not offer TLS"
     elif isinstance(exc, ValueError | asyncpg.ClientConfigurationError):
         (fault, remedy), text = _TLS, str(exc).partition("\n")[0]
-        if not text.startswith(("root certificate file", "`ssl")):  # other sentences may hold more of the URL
+        if not text.startswith(_ON_TLS):  # other sentences may hold more of the URL
             return JournalError(
                 "RECEIVER_DATABASE is no address of a PostgreSQL database: postgresql://user:password@host:5432/name"
             )
