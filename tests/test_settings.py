@@ -214,6 +214,7 @@ def test_a_database_is_sqlite_with_a_path(database: str, path: str) -> None:
         ("postgresql://u@h/d?sslmode=require", "postgres", "postgresql://u@h/d?sslmode=require"),
         ("postgresql://h/d?user=u&password=s3cret", "postgres", "postgresql://h/d?user=u&password=••••"),
         ("postgresql://u:s3cr%65t@[::1]/d", "postgres", "postgresql://u:••••@[::1]/d"),
+        ("postgres://u:s3cret@h/d?application_name=a@b", "postgres", "postgres://u:••••@h/d?application_name=a@b"),
         ("postgresql://u:s3cret@h1:5432,h2:5432/d", "postgres", "postgresql://u:••••@h1:5432,h2:5432/d"),
         ("postgresql:///d?host=/run/postgresql", "postgres", "postgresql:///d?host=/run/postgresql"),
         ("s3://acme/mj", "bucket", "s3://acme/mj"),

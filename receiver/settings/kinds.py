@@ -24,7 +24,8 @@ _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\Z")
 _JOINED = re.compile(r"[,;](?:\Z|[A-Za-z][A-Za-z0-9+.-]*://|(?:file|command):)")
 _OPEN_SCHEMES = frozenset({"file", "s3", "gs", "az"})
 """Schemes whose URLs name a place and carry no secret outside userinfo and query."""
-_PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):(.+)@")
+_PASSWORD = re.compile(r"\A([\w+.-]+://[^/?#@:]*):((?:(?!\?\w+=).)+)@")
+"""Name and password of a URL. The password may hold signs that should be escaped, but it ends before a parameter."""
 _PUBLIC_SCHEMES = _OPEN_SCHEMES | {"command", "slack"}
 """Schemes whose URLs hold a secret in userinfo or query only."""
 _WORDS = re.compile(r"[A-Z]?[a-z]*(?:[-_.][A-Z]?[a-z]*)*\Z")
