@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import runpy
 import subprocess
@@ -25,6 +26,15 @@ APPS = [block for block in PYTHON if re.search(r"^app = ", block, re.MULTILINE)]
 TESTS = [block for block in PYTHON if "import pytest" in block]
 SCRIPTS = [block for block in PYTHON if block not in APPS + TESTS and "NODE_CLASS_MAPPINGS" not in block]
 SPEED = 200.0
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What an example sets in the environment ends with its test, or later tests would read the journal it names."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture
