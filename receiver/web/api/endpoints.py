@@ -64,7 +64,7 @@ _FILE_HEADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoints:
-    """What the endpoints read and command.
+    """The API's endpoints, each named as its operation in the OpenAPI document.
 
     Attributes:
         destinations: names, as configured in this process.
